@@ -1,0 +1,8 @@
+//! The Parallel Recursive LSTM (Gaudreault & Mao, 2026, arXiv 2605.17108).
+
+pub mod error;
+pub mod model;
+pub mod random;
+
+pub use error::{Error, Result};
+pub use model::{Cell, Config};

@@ -1,0 +1,168 @@
+//! The shape of a model, and where each parameter lies in the flat buffer.
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+
+/// Which cell merges two states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cell {
+    /// The gated cell of the PR-LSTM: `c = σ(i)⊙tanh(g) + Σ σ(f_n)⊙c_n`, `h = σ(o)⊙tanh(c)`.
+    Lstm,
+    /// The PR-RNN: `h = relu(W·input + b)`, a linear leaf, no `c`.
+    Rnn,
+}
+
+impl Cell {
+    /// The name in checkpoints and on the command line: `lstm` or `rnn`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cell::Lstm => "lstm",
+            Cell::Rnn => "rnn",
+        }
+    }
+
+    /// The cell of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Cell::Lstm, Cell::Rnn].into_iter().find(|cell| cell.name() == name)
+    }
+
+    /// Gates of a cell applied to `states` states: `i, g, o` and one forget gate a state, or 1 for the RNN.
+    pub fn gates(self, states: usize) -> usize {
+        match self {
+            Cell::Lstm => 3 + states,
+            Cell::Rnn => 1,
+        }
+    }
+}
+
+/// The shape of a model. Paper: `H = 256`, one unary layer (`num_layers = 2` in its code).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Config {
+    /// The cell.
+    pub cell: Cell,
+    /// `D`: size of the vocabulary for tokens, width of a row for dense input.
+    pub input: usize,
+    /// `H`: width of a state.
+    pub hidden: usize,
+    /// `R`: unary layers applied after every merge, 0 to 16.
+    pub unary_layers: usize,
+    /// `O`: width of the read-out.
+    pub output: usize,
+}
+
+impl Config {
+    /// A PR-LSTM with one unary layer: input size `D`, hidden size `H`, output size `O`.
+    pub fn new(input: usize, hidden: usize, output: usize) -> Self {
+        Config { cell: Cell::Lstm, input, hidden, unary_layers: 1, output }
+    }
+
+    /// The same with another cell.
+    pub fn cell(self, cell: Cell) -> Self {
+        Config { cell, ..self }
+    }
+
+    /// The same with `R` unary layers.
+    pub fn unary_layers(self, unary_layers: usize) -> Self {
+        Config { unary_layers, ..self }
+    }
+
+    /// Checks every size and lays the parameters out.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a size is 0, too large, or their product overflows.
+    pub fn layout(&self) -> Result<Layout> {
+        Layout::new(self)
+    }
+}
+
+/// One named parameter in the flat buffer: a weight `[fan_in, columns]` or a bias `[columns]`, row-major.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterRange {
+    /// Name as in checkpoints: `merge.w`, `unary.0.b`.
+    pub name: String,
+    /// Shape, row-major.
+    pub shape: Vec<usize>,
+    /// Elements of the flat buffer.
+    pub range: Range<usize>,
+}
+
+/// A weight and its bias in the flat buffer: `z = input · W + b`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinearRange {
+    /// `W`, `[fan_in, columns]`, row-major.
+    pub w: Range<usize>,
+    /// `b`, `[columns]`.
+    pub b: Range<usize>,
+    /// Rows of `W`.
+    pub fan_in: usize,
+    /// Columns of `W`: gates · H, gate after gate.
+    pub columns: usize,
+}
+
+/// Where each parameter lies in the flat f32 buffer; gradients and moments are laid out alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Token or input row → state: `[D, 3H]` (RNN: `[D, H]`).
+    pub leaf: LinearRange,
+    /// Two neighbours → one: `[2H, 5H]` (RNN: `[2H, H]`).
+    pub merge: LinearRange,
+    /// The unary layers in order: `[H, 4H]` each (RNN: `[H, H]`).
+    pub unary: Vec<LinearRange>,
+    /// Read-out: `[H, O]`.
+    pub readout: LinearRange,
+    /// All of them by name, in the order of the buffer.
+    pub names: Vec<ParameterRange>,
+}
+
+/// Largest accepted value of any size: products of three of them times four bytes stay below 2^63.
+const LARGEST: usize = 1 << 20;
+
+impl Layout {
+    fn new(config: &Config) -> Result<Self> {
+        for (name, value) in [("input", config.input), ("hidden", config.hidden), ("output", config.output)] {
+            if value == 0 || value > LARGEST {
+                return Err(Error::argument(format!("config.{name}"), format!("1 to {LARGEST}"), value));
+            }
+        }
+        if config.unary_layers > 16 {
+            return Err(Error::argument("config.unary_layers", "0 to 16", config.unary_layers));
+        }
+        let (h, cell) = (config.hidden, config.cell);
+        let mut names = Vec::new();
+        let mut end = 0;
+        let mut linear = |name: &str, fan_in: usize, columns: usize| {
+            let mut take = |part: &str, shape: Vec<usize>| {
+                let range = end..end + shape.iter().product::<usize>();
+                end = range.end;
+                names.push(ParameterRange { name: format!("{name}.{part}"), shape, range: range.clone() });
+                range
+            };
+            let w = take("w", vec![fan_in, columns]);
+            let b = take("b", vec![columns]);
+            LinearRange { w, b, fan_in, columns }
+        };
+        let leaf = linear("leaf", config.input, cell.gates(0) * h);
+        let merge = linear("merge", 2 * h, cell.gates(2) * h);
+        let unary =
+            (0..config.unary_layers).map(|r| linear(&format!("unary.{r}"), h, cell.gates(1) * h)).collect();
+        let readout = linear("readout", h, config.output);
+        Ok(Layout { leaf, merge, unary, readout, names })
+    }
+
+    /// Elements of the flat buffer.
+    pub fn len(&self) -> usize {
+        self.readout.b.end
+    }
+
+    /// False: a model has parameters.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The parameter of that name.
+    pub fn get(&self, name: &str) -> Option<&ParameterRange> {
+        self.names.iter().find(|parameter| parameter.name == name)
+    }
+}
