@@ -72,7 +72,9 @@ pub enum Error {
         problem: String,
     },
     /// A checkpoint or saved stream written in a format that this version does not know.
-    #[error("{origin}: format {found}, but this version reads format {supported}; use the version that wrote it")]
+    #[error(
+        "{origin}: format {found}, but this version reads format {supported}; use the version that wrote it"
+    )]
     Format {
         /// The file's path, or the name of the bytes.
         origin: String,

@@ -1,8 +1,20 @@
 //! The Parallel Recursive LSTM (Gaudreault & Mao, 2026, arXiv 2605.17108).
 
+pub mod backend;
 pub mod error;
 pub mod model;
+pub mod optim;
 pub mod random;
+pub mod session;
+pub mod stream;
+pub mod tape;
+pub mod tree;
 
+pub use backend::cpu::{Cpu, CpuPath};
 pub use error::{Error, Result};
-pub use model::{Cell, Config};
+pub use model::{Cell, Checkpoint, Config, Model, Parameters};
+pub use optim::{Adam, AdamConfig};
+pub use session::{Output, Session};
+pub use stream::{StreamId, Streams};
+pub use tape::Tape;
+pub use tree::Outputs;

@@ -68,6 +68,26 @@ impl Config {
         Config { unary_layers, ..self }
     }
 
+    /// As checkpoints have it: `{cell, input, hidden, unary_layers, output}`.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let Config { cell, input, hidden, unary_layers, output } = self;
+        serde_json::json!({
+            "cell": cell.name(), "input": input, "hidden": hidden, "unary_layers": unary_layers, "output": output,
+        })
+    }
+
+    /// What [`to_json`](Self::to_json) wrote; None if a field is missing or of another kind.
+    pub(crate) fn from_json(json: &serde_json::Value) -> Option<Self> {
+        let size = |name: &str| json[name].as_u64().and_then(|size| usize::try_from(size).ok());
+        Some(Config {
+            cell: Cell::from_name(json["cell"].as_str()?)?,
+            input: size("input")?,
+            hidden: size("hidden")?,
+            unary_layers: size("unary_layers")?,
+            output: size("output")?,
+        })
+    }
+
     /// Checks every size and lays the parameters out.
     ///
     /// # Errors

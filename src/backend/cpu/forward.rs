@@ -1,0 +1,211 @@
+//! The pass forward: leaves, then step after step of merges and their unary layers, then the wanted `h`.
+
+use std::ops::Range;
+
+use super::cell::{At, CellForward, CellKernel, Kept};
+use super::memory::{Index, Matrix};
+use super::pack::{CpuWeights, PackedLinear};
+use super::plan::{CpuPlan, Memory, States, Training};
+use super::product::{Operand, Pairs, Rows, Tokens};
+use super::{Counters, CpuPath, blocks, parallel};
+use crate::backend::cpu::CpuInput;
+use crate::tree::Step;
+
+/// Rows of a tile of work: their inputs and outputs of a stage stay in a core's cache.
+pub(super) const TILE: usize = 60;
+/// Steps of at least this many rows are cut into tiles that run all stages; narrower ones by units, stage by stage.
+const WIDE: usize = 128;
+/// Multiply-adds that are worth a task of their own.
+const WORTH_A_TASK: usize = 250_000;
+
+/// How a stage of a step is divided: by its shape only, never by the number of threads.
+pub(super) enum Division {
+    /// Tiles of rows, each through all stages.
+    Tiles(usize),
+    /// Stage by stage, each cut into groups of columns for all rows.
+    Columns,
+}
+
+impl Division {
+    pub(super) fn of(rows: usize) -> Self {
+        if rows >= WIDE { Division::Tiles(rows.div_ceil(TILE)) } else { Division::Columns }
+    }
+}
+
+/// Rows of tile `tile` of `rows`.
+pub(super) fn tile_rows(tile: usize, rows: usize) -> Range<usize> {
+    tile * TILE..rows.min((tile + 1) * TILE)
+}
+
+/// Calls `task(range)` for ranges of `0..columns`, each worth a task at `cost` multiply-adds a column.
+pub(super) fn for_columns(columns: usize, cost: usize, task: impl Fn(Range<usize>) + Sync + Send) {
+    let size = WORTH_A_TASK.div_ceil(cost.max(1)).min(columns).max(1);
+    parallel::for_each(columns.div_ceil(size), |i| task(i * size..columns.min((i + 1) * size)));
+}
+
+/// A pass forward at work.
+pub(super) struct Forward<'a> {
+    pub path: CpuPath,
+    pub weights: &'a CpuWeights,
+    pub plan: &'a CpuPlan,
+    pub states: States<'a>,
+    pub between: [Matrix<'a>; 2],
+    pub training: Option<Training<'a>>,
+    pub counters: &'a Counters,
+}
+
+impl<'a> Forward<'a> {
+    pub(super) fn new(
+        path: CpuPath,
+        weights: &'a CpuWeights,
+        plan: &'a CpuPlan,
+        memory: &Memory<'a>,
+        states: States<'a>,
+        counters: &'a Counters,
+    ) -> Self {
+        let Memory { between, training, .. } = *memory;
+        Forward { path, weights, plan, states, between, training, counters }
+    }
+
+    pub(super) fn run(&self, input: CpuInput<'_>, hidden: &mut [f32]) {
+        self.leaves(input);
+        let width = self.plan.schedule.width();
+        for step in self.plan.schedule.steps() {
+            let rows = step.out.len() * width;
+            let units = blocks(self.plan.config.hidden);
+            match Division::of(rows) {
+                Division::Tiles(tiles) => parallel::for_each(tiles, |tile| {
+                    for stage in 0..self.weights.stages.len() {
+                        self.stage(&step, stage, tile_rows(tile, rows), 0..units);
+                    }
+                }),
+                Division::Columns => {
+                    for (stage, linear) in self.weights.stages.iter().enumerate() {
+                        let cost = rows * linear.fan_in * linear.panel_width();
+                        for_columns(units, cost, |units| self.stage(&step, stage, 0..rows, units));
+                    }
+                }
+            }
+        }
+        self.collect(hidden);
+    }
+
+    fn leaves(&self, input: CpuInput<'_>) {
+        let schedule = &self.plan.schedule;
+        let (width, rows) = (schedule.width(), self.plan.leaf_rows());
+        let index = Index::Input { width, time: schedule.leaves().len() };
+        let out = Index::Slots { slots: schedule.leaves(), width };
+        let kept = self.training.map(|training| Kept { z: training.z_leaf, rows, first: 0 });
+        let linear = &self.weights.leaf;
+        parallel::for_each(rows.div_ceil(TILE), |tile| {
+            let rows = tile_rows(tile, rows);
+            let units = 0..linear.blocks;
+            match input {
+                CpuInput::Tokens(tokens) => self.cell(
+                    linear,
+                    0,
+                    Tokens { tokens, index },
+                    [None; 2],
+                    self.states,
+                    out,
+                    kept,
+                    rows,
+                    units,
+                ),
+                CpuInput::Dense(x) => {
+                    // SAFETY: the input is only read.
+                    let x = unsafe { Matrix::read_only(x, linear.fan_in) };
+                    let input = Rows { x, index, len: linear.fan_in };
+                    self.cell(linear, 0, input, [None; 2], self.states, out, kept, rows, units)
+                }
+            }
+        });
+    }
+
+    /// A stage of a step: 0 merges, stage `s` applies unary layer `s - 1`.
+    fn stage(&self, step: &Step<'_>, stage: usize, rows: Range<usize>, units: Range<usize>) {
+        let width = self.plan.schedule.width();
+        let [left, right, out] = [step.left, step.right, step.out].map(|slots| Index::Slots { slots, width });
+        let linear = &self.weights.stages[stage];
+        let last = stage + 1 == self.weights.stages.len();
+        let first = step.first * width;
+        let merge_rows = self.plan.merge_rows();
+        let kept = self.training.map(|training| match stage {
+            0 => Kept { z: training.z_merge, rows: merge_rows, first },
+            _ => {
+                let before = (stage - 1) * linear.blocks * merge_rows;
+                Kept { z: training.z_unary, rows: merge_rows, first: before + first }
+            }
+        });
+        // Where a stage's state lies: the last one's in the slots, the others' kept, or passed on.
+        let state = |stage: usize| match self.training {
+            Some(training) => (training.stages, Index::From(stage * merge_rows + first)),
+            None => (States { h: self.between[stage % 2], c: self.states.c }, Index::From(0)),
+        };
+        let at_c = |states: States<'a>, index| states.c.map(|matrix| At { matrix, index });
+        let (to, to_index) = if last { (self.states, out) } else { state(stage) };
+        // Without a pass backward `c` passes through the slot itself, unit by unit.
+        let c_index = if self.training.is_some() { to_index } else { out };
+        let to = (At { matrix: to.h, index: to_index }, at_c(to, c_index));
+        if stage == 0 {
+            if units.start == 0 {
+                self.counters.count(rows.len());
+            }
+            let input = Pairs { h: self.states.h, left, right, len: self.plan.config.hidden };
+            let previous = [left, right].map(|index| at_c(self.states, index));
+            self.cell_into(linear, 2, input, previous, to, kept, rows, units);
+        } else {
+            let (from, index) = state(stage - 1);
+            let input = Rows { x: from.h, index, len: self.plan.config.hidden };
+            let c_index = if self.training.is_some() { index } else { out };
+            self.cell_into(linear, 1, input, [at_c(from, c_index), None], to, kept, rows, units);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn cell<I: Operand>(
+        &self,
+        linear: &PackedLinear,
+        states: usize,
+        input: I,
+        previous: [Option<At<'_>>; 2],
+        to: States<'_>,
+        out: Index<'_>,
+        kept: Option<Kept<'_>>,
+        rows: Range<usize>,
+        units: Range<usize>,
+    ) {
+        let to = (At { matrix: to.h, index: out }, to.c.map(|matrix| At { matrix, index: out }));
+        self.cell_into(linear, states, input, previous, to, kept, rows, units);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn cell_into<I: Operand>(
+        &self,
+        linear: &PackedLinear,
+        states: usize,
+        input: I,
+        previous: [Option<At<'_>>; 2],
+        (h, c): (At<'_>, Option<At<'_>>),
+        kept: Option<Kept<'_>>,
+        rows: Range<usize>,
+        blocks: Range<usize>,
+    ) {
+        let job = CellForward { linear, input, previous, h, c, kept };
+        // The tasks of a stage have rows or blocks of their own; what they read was written by an earlier step,
+        // or, within a tile, by the same task: a step's `out` is none of the slots that it reads.
+        self.path.run(CellKernel { job: &job, cell: self.plan.config.cell, states, rows, blocks });
+    }
+
+    /// Copies the wanted `h` out of the slots.
+    fn collect(&self, hidden: &mut [f32]) {
+        let schedule = &self.plan.schedule;
+        let (width, outputs, h) = (schedule.width(), schedule.outputs(), self.plan.config.hidden);
+        for (row, to) in hidden.chunks_exact_mut(h).enumerate() {
+            let (lane, output) = (row / outputs.len(), row % outputs.len());
+            let from = self.states.h.row(outputs[output] as usize * width + lane);
+            // SAFETY: the pass is over and nothing writes the slots; a row has at least `h` floats.
+            to.copy_from_slice(unsafe { std::slice::from_raw_parts(from, h) });
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Memory of the CPU backend: owned buffers on cache lines, and matrices that tasks share.
+
+use std::marker::PhantomData;
+
+use crate::backend::Element;
+
+/// One cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+// SAFETY: an array of bytes with a larger alignment and no padding; all zeros is a value.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: as above; every bit pattern is a value.
+unsafe impl bytemuck::Pod for Line {}
+
+/// Owned memory that starts on a cache line.
+#[derive(Debug)]
+pub struct CpuBuffer<T> {
+    lines: Vec<Line>,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> CpuBuffer<T> {
+    /// `len` zeros.
+    pub(super) fn zeroed(len: usize) -> Self {
+        let lines = bytemuck::zeroed_vec((len * size_of::<T>()).div_ceil(64));
+        CpuBuffer { lines, len, element: PhantomData }
+    }
+
+    /// The elements.
+    pub fn as_slice(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+
+    /// The elements, to write.
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+/// A matrix of f32 whose elements different tasks of one kernel read and write: a pointer with its bounds.
+///
+/// The borrow of the memory lasts as long as the matrix; that two tasks never write the same element, nor one
+/// reads what another writes, is for each kernel to say.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    start: *mut f32,
+    rows: usize,
+    stride: usize,
+    memory: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a matrix is a pointer into memory that outlives it; every access through it is unsafe and says why
+// it does not race.
+unsafe impl Send for Matrix<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Matrix<'_> {}
+
+impl<'a> Matrix<'a> {
+    /// The memory as rows of `stride` elements.
+    pub(super) fn new(memory: &'a mut [f32], stride: usize) -> Self {
+        let rows = memory.len().checked_div(stride).unwrap_or(0);
+        Matrix { start: memory.as_mut_ptr(), rows, stride, memory: PhantomData }
+    }
+
+    /// The same over memory that is only read.
+    ///
+    /// # Safety
+    /// Nothing is written through the matrix.
+    pub(super) unsafe fn read_only(memory: &'a [f32], stride: usize) -> Self {
+        let rows = memory.len().checked_div(stride).unwrap_or(0);
+        Matrix { start: memory.as_ptr().cast_mut(), rows, stride, memory: PhantomData }
+    }
+
+    /// The start of a row. The pointer is valid for `stride` elements if `row` is below the number of rows,
+    /// which plans guarantee and debug builds check.
+    #[inline(always)]
+    pub(super) fn row(self, row: usize) -> *mut f32 {
+        debug_assert!(row < self.rows, "row {row} of {}", self.rows);
+        self.start.wrapping_add(row * self.stride)
+    }
+
+    /// Rows of the matrix.
+    pub(super) fn rows(self) -> usize {
+        self.rows
+    }
+}
+
+/// Which row of a matrix a kernel's row `i` is.
+#[derive(Clone, Copy)]
+pub(super) enum Index<'a> {
+    /// `first + i`.
+    From(usize),
+    /// `width` rows a slot, `i / width` the slot's place in the list.
+    Slots { slots: &'a [u32], width: usize },
+    /// A leaf's row of the input: leaf `i / width`, lane `i % width`, `time` input rows a lane.
+    Input { width: usize, time: usize },
+}
+
+impl Index<'_> {
+    #[inline(always)]
+    pub(super) fn row(self, i: usize) -> usize {
+        match self {
+            Index::From(first) => first + i,
+            Index::Slots { slots, width: 1 } => slots[i] as usize,
+            Index::Slots { slots, width } => slots[i / width] as usize * width + i % width,
+            Index::Input { width, time } => (i % width) * time + i / width,
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The CPU backend: f32, weights packed once, one arithmetic for every instruction set and number of threads.
+//!
+//! The road of the data: `pack` (weights) → `plan` (a schedule and its memory) → `forward` → `backward`; a step
+//! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`).
+
+mod backward;
+mod cell;
+mod cell_backward;
+mod forward;
+mod gates;
+mod lanes;
+mod loss;
+mod memory;
+mod pack;
+mod parallel;
+mod path;
+mod plan;
+mod product;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use backward::Backward;
+use forward::Forward;
+use plan::States;
+
+pub use memory::CpuBuffer;
+pub use pack::CpuWeights;
+pub use path::CpuPath;
+pub use plan::CpuPlan;
+
+use super::{AdamBuffers, Backend, Element, Input, Labelled, Pass, sealed};
+use crate::error::{Error, Result};
+use crate::model::{Cell, Config};
+use crate::optim::AdamConfig;
+use crate::tree::Schedule;
+
+/// Units of a panel of weights, and what a row of a state is padded to: 64 bytes of f32.
+const BLOCK: usize = 16;
+
+/// Blocks that `columns` take.
+fn blocks(columns: usize) -> usize {
+    columns.div_ceil(BLOCK)
+}
+
+/// The processor, on the threads of the caller's rayon pool.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    path: CpuPath,
+    counters: Arc<Counters>,
+}
+
+impl Cpu {
+    /// On the fastest path of this processor.
+    pub fn new() -> Self {
+        Cpu { path: CpuPath::detect(), counters: Arc::default() }
+    }
+
+    /// On a path of one's choice; the results have the same bits on all.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if this processor lacks it.
+    pub fn with_path(path: CpuPath) -> Result<Self> {
+        Ok(Cpu { path: path.checked()?, counters: Arc::default() })
+    }
+
+    /// What this device and its clones have done so far.
+    pub fn work(&self) -> Work {
+        let rows: Vec<u64> = self.counters.0.iter().map(|rows| rows.load(Ordering::Relaxed)).collect();
+        Work { merges: rows.iter().sum(), by_worker: rows }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Cpu::new()
+    }
+}
+
+/// Work done by a [`Cpu`], counted where it is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Merges of two states, a sequence of a batch each.
+    pub merges: u64,
+    /// The same by index of the worker in its pool; workers from 64 on count with the last.
+    pub by_worker: Vec<u64>,
+}
+
+/// Rows merged, by worker.
+#[derive(Debug)]
+struct Counters([AtomicU64; 64]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Counters {
+    fn count(&self, rows: usize) {
+        self.0[parallel::worker().min(63)].fetch_add(rows as u64, Ordering::Relaxed);
+    }
+}
+
+/// The input of a pass, as slices.
+#[derive(Clone, Copy)]
+enum CpuInput<'a> {
+    Tokens(&'a [u32]),
+    Dense(&'a [f32]),
+}
+
+impl<'a> From<Input<'a, Cpu>> for CpuInput<'a> {
+    fn from(input: Input<'a, Cpu>) -> Self {
+        match input {
+            Input::Tokens(tokens) => CpuInput::Tokens(tokens),
+            Input::Dense(x) => CpuInput::Dense(x),
+        }
+    }
+}
+
+/// A workspace as f32, if it is large enough and aligned.
+fn floats<'a>(name: &str, bytes: &'a mut [u8], wanted: usize) -> Result<&'a mut [f32]> {
+    let found = bytes.len();
+    let floats = bytemuck::try_cast_slice_mut(&mut bytes[..found / 4 * 4]).map_err(|_| {
+        Error::argument(name, "memory aligned to 4 bytes, as `Backend::alloc` gives it", "less")
+    })?;
+    if floats.len() < wanted {
+        return Err(Error::argument(name, format!("at least {} bytes", wanted * 4), found));
+    }
+    Ok(&mut floats[..wanted])
+}
+
+impl sealed::Sealed for Cpu {}
+
+impl Backend for Cpu {
+    type Buffer<T: Element> = CpuBuffer<T>;
+    type View<'a, T: Element> = &'a [T];
+    type ViewMut<'a, T: Element> = &'a mut [T];
+    type Weights = CpuWeights;
+    type Plan = CpuPlan;
+
+    fn name(&self) -> String {
+        "cpu".into()
+    }
+
+    fn alloc<T: Element>(&self, len: usize) -> Result<CpuBuffer<T>> {
+        match len.checked_mul(size_of::<T>()) {
+            Some(bytes) if bytes <= isize::MAX as usize - 64 => Ok(CpuBuffer::zeroed(len)),
+            _ => Err(Error::argument("len", "fewer than 2^63 bytes", format!("{len} elements"))),
+        }
+    }
+
+    fn view<'a, T: Element>(&self, buffer: &'a CpuBuffer<T>, start: usize, len: usize) -> &'a [T] {
+        &buffer.as_slice()[start..start + len]
+    }
+
+    fn view_mut<'a, T: Element>(
+        &self,
+        buffer: &'a mut CpuBuffer<T>,
+        start: usize,
+        len: usize,
+    ) -> &'a mut [T] {
+        &mut buffer.as_mut_slice()[start..start + len]
+    }
+
+    fn upload<T: Element>(&self, host: &[T], device: &mut [T]) -> Result<()> {
+        device.copy_from_slice(host);
+        Ok(())
+    }
+
+    fn download<T: Element>(&self, device: &[T], host: &mut [T]) -> Result<()> {
+        host.copy_from_slice(device);
+        Ok(())
+    }
+
+    fn zero<T: Element>(&self, device: &mut [T]) -> Result<()> {
+        device.fill(T::default());
+        Ok(())
+    }
+
+    fn add(&self, from: &[f32], to: &mut [f32]) -> Result<()> {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        Ok(())
+    }
+
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn weights(&self, config: &Config, pass: Pass) -> Result<CpuWeights> {
+        Ok(CpuWeights::new(config, config.layout()?, pass))
+    }
+
+    fn weights_bytes(&self, weights: &CpuWeights) -> usize {
+        weights.bytes()
+    }
+
+    fn pack(&self, parameters: &[f32], weights: &mut CpuWeights) -> Result<()> {
+        weights.pack(parameters);
+        Ok(())
+    }
+
+    fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<CpuPlan> {
+        CpuPlan::new(config, pass, self.path, schedule)
+    }
+
+    fn replan(&self, plan: &mut CpuPlan, schedule: &Schedule) -> Result<()> {
+        plan.fill(schedule);
+        Ok(())
+    }
+
+    fn workspace_bytes(&self, plan: &CpuPlan) -> usize {
+        plan.floats() * size_of::<f32>()
+    }
+
+    fn path(&self, plan: &CpuPlan) -> &'static str {
+        plan.path.name()
+    }
+
+    fn scan(
+        &self,
+        weights: &CpuWeights,
+        plan: &CpuPlan,
+        input: Input<'_, Self>,
+        workspace: &mut [u8],
+        hidden: &mut [f32],
+    ) -> Result<()> {
+        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
+        let states =
+            memory.states.ok_or_else(|| Error::argument("plan", "one of a whole pass", "one of streams"))?;
+        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input.into(), hidden);
+        Ok(())
+    }
+
+    fn scan_backward(
+        &self,
+        weights: &CpuWeights,
+        plan: &CpuPlan,
+        input: Input<'_, Self>,
+        workspace: &mut [u8],
+        d_hidden: &[f32],
+        gradient: &mut [f32],
+        d_input: Option<&mut [f32]>,
+    ) -> Result<()> {
+        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
+        let (Some(states), Some(training), Pass::Train) = (memory.states, memory.training, weights.pass)
+        else {
+            return Err(Error::argument(
+                "plan and weights",
+                "those of a training pass",
+                "those of inference",
+            ));
+        };
+        Backward { path: self.path, weights, plan, states, training, d_hidden }.run(
+            input.into(),
+            gradient,
+            d_input,
+        );
+        Ok(())
+    }
+
+    fn readout(&self, weights: &CpuWeights, hidden: &[f32], y: &mut [f32]) -> Result<()> {
+        loss::readout(self.path, &weights.readout, weights.config.output, hidden, y);
+        Ok(())
+    }
+
+    fn readout_backward(
+        &self,
+        weights: &CpuWeights,
+        hidden: &[f32],
+        d_y: &[f32],
+        d_hidden: &mut [f32],
+        gradient: &mut [f32],
+    ) -> Result<()> {
+        loss::readout_backward(&weights.layout.readout, &weights.readout, hidden, d_y, d_hidden, gradient);
+        Ok(())
+    }
+
+    fn cross_entropy(&self, labelled: Labelled<'_, Self>, metrics: &mut [f32]) -> Result<()> {
+        loss::cross_entropy(labelled.logits, labelled.targets, labelled.mask, metrics);
+        Ok(())
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        labelled: Labelled<'_, Self>,
+        d_loss: &[f32],
+        d_logits: &mut [f32],
+    ) -> Result<()> {
+        loss::cross_entropy_backward(labelled.logits, labelled.targets, d_loss[0], d_logits);
+        Ok(())
+    }
+
+    fn adam(&self, config: &AdamConfig, buffers: AdamBuffers<'_, Self>) -> Result<()> {
+        let AdamBuffers { parameters, gradient, m, v, state, norm } = buffers;
+        loss::adam(config, parameters, gradient, m, v, state, norm);
+        Ok(())
+    }
+
+    fn arena_bytes(&self, config: &Config, slots: usize) -> usize {
+        let states = if config.cell == Cell::Lstm { 2 } else { 1 };
+        slots * states * blocks(config.hidden) * BLOCK * size_of::<f32>()
+    }
+
+    fn append(
+        &self,
+        weights: &CpuWeights,
+        plan: &CpuPlan,
+        input: Input<'_, Self>,
+        arena: &mut [u8],
+        workspace: &mut [u8],
+        hidden: &mut [f32],
+    ) -> Result<()> {
+        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
+        let all = arena.len() / 4;
+        let states = States::of_arena(&plan.config, floats("arena", arena, all)?);
+        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input.into(), hidden);
+        Ok(())
+    }
+
+    fn copy_states(&self, config: &Config, arena: &mut [u8], pairs: &[(u32, u32)]) -> Result<()> {
+        let all = arena.len() / 4;
+        let padded = blocks(config.hidden) * BLOCK;
+        let States { h, c } = States::of_arena(config, floats("arena", arena, all)?);
+        for matrix in std::iter::once(h).chain(c) {
+            for &(from, to) in pairs {
+                // SAFETY: rows of `padded` floats each, and no `to` is a `from`.
+                unsafe { matrix.row(from as usize).copy_to_nonoverlapping(matrix.row(to as usize), padded) };
+            }
+        }
+        Ok(())
+    }
+
+    fn read_states(&self, config: &Config, arena: &[u8], slots: &[u32], states: &mut [f32]) -> Result<()> {
+        let arena: &[f32] = bytemuck::try_cast_slice(arena)
+            .map_err(|_| Error::argument("arena", "memory aligned to 4 bytes", "less"))?;
+        let (h, c) = match config.cell {
+            Cell::Lstm => arena.split_at(arena.len() / 2),
+            Cell::Rnn => (arena, &[][..]),
+        };
+        let (hidden, padded) = (config.hidden, blocks(config.hidden) * BLOCK);
+        for (&slot, state) in slots.iter().zip(states.chunks_exact_mut(2 * hidden)) {
+            let (to_h, to_c) = state.split_at_mut(hidden);
+            for (from, to) in [(h, to_h), (c, to_c)] {
+                match from.get(slot as usize * padded..) {
+                    Some(from) if !from.is_empty() => to.copy_from_slice(&from[..hidden]),
+                    _ => to.fill(0.0),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_states(&self, config: &Config, arena: &mut [u8], slots: &[u32], states: &[f32]) -> Result<()> {
+        let all = arena.len() / 4;
+        let hidden = config.hidden;
+        let States { h, c } = States::of_arena(config, floats("arena", arena, all)?);
+        for (&slot, state) in slots.iter().zip(states.chunks_exact(2 * hidden)) {
+            let parts = [Some(h), c];
+            for (matrix, from) in parts.into_iter().zip(state.chunks_exact(hidden)) {
+                let Some(matrix) = matrix else { continue };
+                // SAFETY: a row has at least `hidden` floats, and nothing else runs on the arena.
+                unsafe { from.as_ptr().copy_to_nonoverlapping(matrix.row(slot as usize), hidden) };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The largest error of the vectorised gates, for tests: `σ` and `tanh` of a slice on a path.
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! The product of rows with a packed panel of weights, in registers: the inner loop of every pass.
+//!
+//! The arithmetic is defined: an output is one accumulator, `acc = fma(x_k, w_k, acc)`, `k` ascending. Lanes run
+//! over outputs, so each row's bits depend neither on the tile it falls in nor on the instruction set.
+
+use super::BLOCK;
+use super::lanes::Lanes;
+use super::memory::{Index, Matrix};
+
+/// The left operand of a product: row `i`, or `M` rows from it, of inputs cut into segments of equal length.
+pub(super) trait Operand: Copy + Send + Sync {
+    /// How many segments a row has.
+    fn segments(&self) -> usize;
+    /// Elements of a segment.
+    fn segment_len(&self) -> usize;
+    /// The start of a segment of a row.
+    fn segment(&self, segment: usize, row: usize) -> *const f32;
+
+    /// `M` rows from `first` times a panel `[fan_in, G, BLOCK]`, `L::WIDTH` lanes of each of its `G` blocks.
+    ///
+    /// # Safety
+    /// The rows are readable and no task writes them; the panel holds all of the fan-in.
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
+        &self,
+        first: usize,
+        panel: *const f32,
+    ) -> [[L; G]; M] {
+        let mut acc = [[L::splat(0.0); G]; M];
+        let mut weights = panel;
+        let len = self.segment_len();
+        for segment in 0..self.segments() {
+            let x: [*const f32; M] = std::array::from_fn(|m| self.segment(segment, first + m));
+            for k in 0..len {
+                // SAFETY: `k` is below the segment's length, and the panel has a row for each.
+                unsafe {
+                    let w: [L; G] = std::array::from_fn(|g| L::load(weights.add(g * BLOCK)));
+                    for m in 0..M {
+                        let x = L::splat(self.element(*x[m].add(k)));
+                        for g in 0..G {
+                            acc[m][g] = x.fma(w[g], acc[m][g]);
+                        }
+                    }
+                    weights = weights.add(G * BLOCK);
+                }
+            }
+        }
+        acc
+    }
+
+    /// What is done to an element before it is multiplied.
+    #[inline(always)]
+    fn element(&self, x: f32) -> f32 {
+        x
+    }
+}
+
+/// `[h_left ; h_right]`, gathered by slot.
+#[derive(Clone, Copy)]
+pub(super) struct Pairs<'a> {
+    pub h: Matrix<'a>,
+    pub left: Index<'a>,
+    pub right: Index<'a>,
+    pub len: usize,
+}
+
+impl Operand for Pairs<'_> {
+    fn segments(&self) -> usize {
+        2
+    }
+    fn segment_len(&self) -> usize {
+        self.len
+    }
+    #[inline(always)]
+    fn segment(&self, segment: usize, row: usize) -> *const f32 {
+        let index = if segment == 0 { self.left } else { self.right };
+        self.h.row(index.row(row))
+    }
+}
+
+/// Rows of one matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub x: Matrix<'a>,
+    pub index: Index<'a>,
+    pub len: usize,
+}
+
+impl Operand for Rows<'_> {
+    fn segments(&self) -> usize {
+        1
+    }
+    fn segment_len(&self) -> usize {
+        self.len
+    }
+    #[inline(always)]
+    fn segment(&self, _: usize, row: usize) -> *const f32 {
+        self.x.row(self.index.row(row))
+    }
+}
+
+/// `relu` of the rows of one matrix: the read-out's input.
+#[derive(Clone, Copy)]
+pub(super) struct ReluRows<'a>(pub Rows<'a>);
+
+impl Operand for ReluRows<'_> {
+    fn segments(&self) -> usize {
+        1
+    }
+    fn segment_len(&self) -> usize {
+        self.0.len
+    }
+    #[inline(always)]
+    fn segment(&self, segment: usize, row: usize) -> *const f32 {
+        self.0.segment(segment, row)
+    }
+    #[inline(always)]
+    fn element(&self, x: f32) -> f32 {
+        if 0.0 > x { 0.0 } else { x }
+    }
+}
+
+/// Rows of `z` or `dz`, stored block by block, `[blocks, rows, gates · BLOCK]`.
+#[derive(Clone, Copy)]
+pub(super) struct Blocked<'a> {
+    /// Rows of one block after those of another.
+    pub z: Matrix<'a>,
+    /// Rows of a block.
+    pub rows: usize,
+    pub blocks: usize,
+    /// `gates · BLOCK`.
+    pub len: usize,
+    /// First row.
+    pub first: usize,
+}
+
+impl Operand for Blocked<'_> {
+    fn segments(&self) -> usize {
+        self.blocks
+    }
+    fn segment_len(&self) -> usize {
+        self.len
+    }
+    #[inline(always)]
+    fn segment(&self, segment: usize, row: usize) -> *const f32 {
+        self.z.row(segment * self.rows + self.first + row)
+    }
+}
+
+/// Rows of tokens: the product with a one-hot row is the row of the panel that the token names.
+#[derive(Clone, Copy)]
+pub(super) struct Tokens<'a> {
+    pub tokens: &'a [u32],
+    pub index: Index<'a>,
+}
+
+impl Operand for Tokens<'_> {
+    fn segments(&self) -> usize {
+        0
+    }
+    fn segment_len(&self) -> usize {
+        0
+    }
+    fn segment(&self, _: usize, _: usize) -> *const f32 {
+        std::ptr::null()
+    }
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
+        &self,
+        first: usize,
+        panel: *const f32,
+    ) -> [[L; G]; M] {
+        std::array::from_fn(|m| {
+            let token = self.tokens[self.index.row(first + m)] as usize;
+            // SAFETY: tokens are below the vocabulary, whose rows the panel holds.
+            std::array::from_fn(|g| unsafe { L::load(panel.add((token * G + g) * BLOCK)) })
+        })
+    }
+}
+
+/// What is done with tiles of `M` rows.
+pub(super) trait Tile {
+    /// # Safety
+    /// As the implementation says.
+    unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize);
+}
+
+/// Cuts rows into the tallest tiles whose `M · G` accumulators fit the registers of the path.
+///
+/// # Safety
+/// As [`Tile::tile`] for every row of the range.
+#[inline(always)]
+pub(super) unsafe fn for_each_tile<L: Lanes, const G: usize>(rows: std::ops::Range<usize>, body: &impl Tile) {
+    let most = ((L::REGISTERS - 1 - G) / G).clamp(1, 8);
+    let mut first = rows.start;
+    while first < rows.end {
+        let m = most.min(rows.end - first);
+        // SAFETY: the tile lies within the range.
+        unsafe {
+            match m {
+                1 => body.tile::<L, 1>(first),
+                2 => body.tile::<L, 2>(first),
+                3 => body.tile::<L, 3>(first),
+                4 => body.tile::<L, 4>(first),
+                5 => body.tile::<L, 5>(first),
+                6 => body.tile::<L, 6>(first),
+                7 => body.tile::<L, 7>(first),
+                _ => body.tile::<L, 8>(first),
+            }
+        }
+        first += m;
+    }
+}

@@ -1,0 +1,141 @@
+//! Parameters on a device: one flat f32 buffer, and the packed weights derived from it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::checkpoint::Checkpoint;
+use super::{Config, Layout, Model};
+use crate::backend::{Backend, Pass};
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Random};
+
+/// The trainable parameters of a model on a device.
+#[derive(Debug)]
+pub struct Parameters<B: Backend> {
+    config: Config,
+    layout: Layout,
+    backend: B,
+    pub(crate) flat: B::Buffer<f32>,
+    /// Shared with models and with what a tape has recorded: an update never changes weights under them.
+    weights: Arc<B::Weights>,
+}
+
+impl<B: Backend> Parameters<B> {
+    /// Weights as haiku's `Linear` has them: normal, truncated at two standard deviations, σ = 1/√fan_in;
+    /// biases 0. A function of the configuration and the seed.
+    ///
+    /// # Errors
+    /// Those of [`Config::layout`] and of the device's allocator.
+    pub fn init(config: &Config, backend: B, seed: u64) -> Result<Self> {
+        Self::new(config, backend, &initial(config, seed)?)
+    }
+
+    /// Parameters from a flat buffer laid out as [`Config::layout`] says.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the length is another, [`Error::NotFinite`] if one is NaN or infinite.
+    pub fn new(config: &Config, backend: B, flat: &[f32]) -> Result<Self> {
+        let layout = config.layout()?;
+        if flat.len() != layout.len() {
+            return Err(Error::argument("flat", format!("{} parameters", layout.len()), flat.len()));
+        }
+        check_finite(&layout, flat)?;
+        let mut buffer = backend.alloc(flat.len())?;
+        backend.upload(flat, backend.view_mut(&mut buffer, 0, flat.len()))?;
+        let mut weights = backend.weights(config, Pass::Train)?;
+        backend.pack(backend.view(&buffer, 0, flat.len()), &mut weights)?;
+        Ok(Parameters { config: config.clone(), layout, backend, flat: buffer, weights: Arc::new(weights) })
+    }
+
+    /// The parameters of a checkpoint.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::read`].
+    pub fn load(path: impl AsRef<Path>, backend: B) -> Result<Self> {
+        let checkpoint = Checkpoint::read(path)?;
+        Self::new(&checkpoint.config, backend, &checkpoint.parameters)
+    }
+
+    /// Writes a checkpoint with nothing but the parameters: atomic, step 0, no task.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::write`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        Checkpoint::new(self.config.clone(), self.to_vec()?).write(path)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where each parameter lies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// All parameters, flat.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        let mut flat = vec![0.0; self.layout.len()];
+        self.backend.download(self.backend.view(&self.flat, 0, flat.len()), &mut flat)?;
+        Ok(flat)
+    }
+
+    /// A model of the present weights, which later updates leave alone. Copies nothing.
+    pub fn model(&self) -> Model<B> {
+        Model::from_weights(self.config.clone(), self.backend.clone(), Arc::clone(&self.weights))
+    }
+
+    pub(crate) fn weights(&self) -> &Arc<B::Weights> {
+        &self.weights
+    }
+
+    /// Derives the packed weights anew, in place if nobody else holds them.
+    pub(crate) fn repack(&mut self) -> Result<()> {
+        if Arc::get_mut(&mut self.weights).is_none() {
+            self.weights = Arc::new(self.backend.weights(&self.config, Pass::Train)?);
+        }
+        let flat = self.backend.view(&self.flat, 0, self.layout.len());
+        match Arc::get_mut(&mut self.weights) {
+            Some(weights) => self.backend.pack(flat, weights),
+            None => Ok(()), // not reached: the only holder was made above
+        }
+    }
+}
+
+/// The initial parameters of a configuration and seed, flat.
+///
+/// # Errors
+/// Those of [`Config::layout`].
+pub fn initial(config: &Config, seed: u64) -> Result<Vec<f32>> {
+    let layout = config.layout()?;
+    let mut flat = vec![0.0; layout.len()];
+    for (index, parameter) in (0..).zip(&layout.names) {
+        if let [fan_in, _] = parameter.shape[..] {
+            let mut random = Random::new(seed, Purpose::Weights, 0, index);
+            let deviation = 1.0 / (fan_in as f64).sqrt();
+            flat[parameter.range.clone()].fill_with(|| (random.truncated_normal() * deviation) as f32);
+        }
+    }
+    Ok(flat)
+}
+
+/// Refuses NaN and infinity, naming the tensor.
+pub(crate) fn check_finite(layout: &Layout, flat: &[f32]) -> Result<()> {
+    for parameter in &layout.names {
+        let values = &flat[parameter.range.clone()];
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let value = f64::from(values[index]);
+            return Err(Error::NotFinite { tensor: parameter.name.clone(), index, value });
+        }
+    }
+    Ok(())
+}

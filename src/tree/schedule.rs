@@ -1,0 +1,139 @@
+//! A schedule: which slots are merged into which, step by step, and who reads a slot.
+
+/// Steps of merges over slots. A slot is `width` consecutive rows of `h` and of `c`: row = slot · width + lane.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    pub(super) width: usize,
+    pub(super) slots: usize,
+    pub(super) leaves: Vec<u32>,
+    pub(super) left: Vec<u32>,
+    pub(super) right: Vec<u32>,
+    pub(super) out: Vec<u32>,
+    pub(super) step_ends: Vec<u32>,
+    pub(super) outputs: Vec<u32>,
+}
+
+/// One step: merges that do not depend on each other. No `out` is a slot that the step reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Index, in the pass, of the step's first merge.
+    pub first: usize,
+    /// Slots of the earlier neighbours.
+    pub left: &'a [u32],
+    /// Slots of the later neighbours.
+    pub right: &'a [u32],
+    /// Slots that are written.
+    pub out: &'a [u32],
+}
+
+impl Schedule {
+    /// Rows of a slot: `B` for a padded batch, 1 for ragged batches and streams.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Slots that the pass needs; those of the arena for streams.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// The slot of each leaf. The input row of leaf `i`, lane `b` is `b · leaves + i`: `[B, T]`, batch first, or
+    /// sequences one after another.
+    pub fn leaves(&self) -> &[u32] {
+        &self.leaves
+    }
+
+    /// Merges of slots; each is `width` merges of rows.
+    pub fn merges(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The slot of each output. The row of `hidden` of output `j`, lane `b` is `b · outputs + j`.
+    pub fn outputs(&self) -> &[u32] {
+        &self.outputs
+    }
+
+    /// The earlier neighbour of each merge, in the order of the steps.
+    pub fn left(&self) -> &[u32] {
+        &self.left
+    }
+
+    /// The later neighbour of each merge.
+    pub fn right(&self) -> &[u32] {
+        &self.right
+    }
+
+    /// The slot that each merge writes.
+    pub fn out(&self) -> &[u32] {
+        &self.out
+    }
+
+    /// The steps, first to last.
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = Step<'_>> + ExactSizeIterator {
+        (0..self.step_ends.len()).map(|step| {
+            let first = if step == 0 { 0 } else { self.step_ends[step - 1] as usize };
+            let merges = first..self.step_ends[step] as usize;
+            Step {
+                first,
+                left: &self.left[merges.clone()],
+                right: &self.right[merges.clone()],
+                out: &self.out[merges],
+            }
+        })
+    }
+}
+
+impl Clone for Schedule {
+    fn clone(&self) -> Self {
+        let mut schedule = Schedule::default();
+        schedule.clone_from(self);
+        schedule
+    }
+
+    /// Copies into the memory that the lists have.
+    fn clone_from(&mut self, other: &Self) {
+        let Schedule { width, slots, leaves, left, right, out, step_ends, outputs } = self;
+        (*width, *slots) = (other.width, other.slots);
+        leaves.clone_from(&other.leaves);
+        left.clone_from(&other.left);
+        right.clone_from(&other.right);
+        out.clone_from(&other.out);
+        step_ends.clone_from(&other.step_ends);
+        outputs.clone_from(&other.outputs);
+    }
+}
+
+/// Who reads each slot of a schedule whose slots are written once ([`Rows::Keep`](super::Rows::Keep)).
+#[derive(Debug, Default)]
+pub struct Readers {
+    starts: Vec<u32>,
+    readers: Vec<u32>,
+}
+
+impl Readers {
+    /// Fills this with the readers of a schedule; allocates only if it was never as large.
+    pub fn fill(&mut self, schedule: &Schedule) {
+        let Readers { starts, readers } = self;
+        starts.clear();
+        starts.resize(schedule.slots + 1, 0);
+        let reads = || schedule.left.iter().zip(&schedule.right).flat_map(|(&left, &right)| [left, right]);
+        reads().for_each(|slot| starts[slot as usize + 1] += 1);
+        for slot in 0..schedule.slots {
+            starts[slot + 1] += starts[slot];
+        }
+        readers.clear();
+        readers.resize(2 * schedule.merges(), 0);
+        // Each start moves to its end while its readers are placed, and is moved back.
+        for (reader, slot) in (0..).zip(reads()) {
+            readers[starts[slot as usize] as usize] = reader;
+            starts[slot as usize] += 1;
+        }
+        starts.rotate_right(1);
+        starts[0] = 0;
+    }
+
+    /// The readers of a slot, in the order of the pass: `2 · merge + side`, where side 0 is left and 1 right.
+    pub fn of_slot(&self, slot: usize) -> &[u32] {
+        &self.readers[self.starts[slot] as usize..self.starts[slot + 1] as usize]
+    }
+}
