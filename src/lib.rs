@@ -3,6 +3,8 @@
 pub mod error;
 pub mod model;
 pub mod random;
+#[cfg(feature = "tasks")]
+pub mod tasks;
 
 pub use error::{Error, Result};
 pub use model::{Cell, Config};
