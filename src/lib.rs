@@ -8,6 +8,8 @@ pub mod random;
 pub mod session;
 pub mod stream;
 pub mod tape;
+#[cfg(feature = "tasks")]
+pub mod tasks;
 pub mod tree;
 
 pub use backend::cpu::{Cpu, CpuPath};
