@@ -3,6 +3,7 @@
 pub mod error;
 pub mod model;
 pub mod random;
+pub mod reference;
 
 pub use error::{Error, Result};
 pub use model::{Cell, Config};
