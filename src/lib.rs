@@ -1,6 +1,8 @@
 //! The Parallel Recursive LSTM (Gaudreault & Mao, 2026, arXiv 2605.17108).
 
 pub mod error;
+#[cfg(feature = "tasks")]
+pub mod golden;
 pub mod model;
 pub mod random;
 pub mod reference;
