@@ -2,9 +2,12 @@
 
 pub mod backend;
 pub mod error;
+#[cfg(feature = "tasks")]
+pub mod golden;
 pub mod model;
 pub mod optim;
 pub mod random;
+pub mod reference;
 pub mod session;
 pub mod stream;
 pub mod tape;
@@ -15,7 +18,7 @@ pub mod tree;
 pub use backend::cpu::{Cpu, CpuPath};
 pub use error::{Error, Result};
 pub use model::{Cell, Checkpoint, Config, Model, Parameters};
-pub use optim::{Adam, AdamConfig};
+pub use optim::{Adam, Optimizer};
 pub use session::{Output, Session};
 pub use stream::{StreamId, Streams};
 pub use tape::Tape;

@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::model::Parameters;
 use crate::tape::Gradients;
 
-/// Hyperparameters of [`Adam`].
+/// Adam's hyperparameters; [`build`](Self::build) makes the [`Optimizer`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamConfig {
+pub struct Adam {
     /// Step size. Paper: 1e-3.
     pub learning_rate: f64,
     /// Decay of the first moment. Paper: 0.9.
@@ -20,18 +20,23 @@ pub struct AdamConfig {
     pub clip: Option<f64>,
 }
 
-impl Default for AdamConfig {
+impl Default for Adam {
     fn default() -> Self {
-        AdamConfig { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clip: Some(1.0) }
+        Adam { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, clip: Some(1.0) }
     }
 }
 
-impl AdamConfig {
+impl Adam {
+    /// The paper's.
+    pub fn paper() -> Self {
+        Adam::default()
+    }
+
     /// Allocates the optimiser's memory for these parameters.
     ///
     /// # Errors
     /// [`Error::Argument`] if a hyperparameter is out of its range; the device's if it is out of memory.
-    pub fn build<B: Backend>(self, parameters: &Parameters<B>) -> Result<Adam<B>> {
+    pub fn build<B: Backend>(self, parameters: &Parameters<B>) -> Result<Optimizer<B>> {
         let in_unit = |name: &str, value: f64| match value {
             0.0..1.0 => Ok(()),
             _ => Err(Error::argument(name, "at least 0 and below 1", value)),
@@ -48,7 +53,7 @@ impl AdamConfig {
         }
         let backend = parameters.backend().clone();
         let len = parameters.layout().len();
-        Ok(Adam {
+        Ok(Optimizer {
             config: self,
             m: backend.alloc(len)?,
             v: backend.alloc(len)?,
@@ -62,8 +67,8 @@ impl AdamConfig {
 
 /// Adam and its moments, on the parameters' device.
 #[derive(Debug)]
-pub struct Adam<B: Backend> {
-    config: AdamConfig,
+pub struct Optimizer<B: Backend> {
+    config: Adam,
     backend: B,
     len: usize,
     m: B::Buffer<f32>,
@@ -72,12 +77,7 @@ pub struct Adam<B: Backend> {
     norm: B::Buffer<f32>,
 }
 
-impl<B: Backend> Adam<B> {
-    /// The paper's hyperparameters: see [`AdamConfig::default`]. Then [`build`](AdamConfig::build).
-    pub fn paper() -> AdamConfig {
-        AdamConfig::default()
-    }
-
+impl<B: Backend> Optimizer<B> {
     /// Clips the gradient, updates the parameters, packs the weights anew. From the first gradient whose norm is
     /// not finite on, nothing is written any more: [`status`](Self::status) tells.
     ///

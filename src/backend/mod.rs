@@ -8,7 +8,7 @@ use std::fmt::Debug;
 
 use crate::error::Result;
 use crate::model::Config;
-use crate::optim::AdamConfig;
+use crate::optim::Adam;
 use crate::tree::Schedule;
 
 pub mod cpu;
@@ -182,7 +182,7 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
         d_logits: Self::ViewMut<'_, f32>,
     ) -> Result<()>;
     /// Global norm, clipping and Adam's update in one.
-    fn adam(&self, config: &AdamConfig, buffers: AdamBuffers<'_, Self>) -> Result<()>;
+    fn adam(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()>;
 
     /// Bytes of an arena of states that outlives a pass.
     fn arena_bytes(&self, config: &Config, slots: usize) -> usize;

@@ -9,7 +9,7 @@ use super::parallel;
 use super::path::{CpuPath, Kernel};
 use super::product::{Operand, ReluRows, Rows, Tile, for_each_tile};
 use crate::model::LinearRange;
-use crate::optim::AdamConfig;
+use crate::optim::Adam;
 
 /// Rows or elements of one task.
 const CHUNK: usize = 64;
@@ -165,7 +165,7 @@ pub(super) fn cross_entropy_backward(logits: &[f32], targets: &[u32], d_loss: f3
 
 /// One update; see [`Backend::adam`](crate::backend::Backend::adam).
 pub(super) fn adam(
-    config: &AdamConfig,
+    config: &Adam,
     parameters: &mut [f32],
     gradient: &[f32],
     m: &mut [f32],

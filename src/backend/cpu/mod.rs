@@ -32,7 +32,7 @@ pub use plan::CpuPlan;
 use super::{AdamBuffers, Backend, Element, Input, Labelled, Pass, sealed};
 use crate::error::{Error, Result};
 use crate::model::{Cell, Config};
-use crate::optim::AdamConfig;
+use crate::optim::Adam;
 use crate::tree::Schedule;
 
 /// Units of a panel of weights, and what a row of a state is padded to: 64 bytes of f32.
@@ -291,7 +291,7 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn adam(&self, config: &AdamConfig, buffers: AdamBuffers<'_, Self>) -> Result<()> {
+    fn adam(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()> {
         let AdamBuffers { parameters, gradient, m, v, state, norm } = buffers;
         loss::adam(config, parameters, gradient, m, v, state, norm);
         Ok(())
