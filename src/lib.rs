@@ -3,6 +3,8 @@
 pub mod backend;
 pub mod error;
 #[cfg(feature = "tasks")]
+pub mod evaluate;
+#[cfg(feature = "tasks")]
 pub mod golden;
 pub mod model;
 pub mod optim;
@@ -13,6 +15,8 @@ pub mod stream;
 pub mod tape;
 #[cfg(feature = "tasks")]
 pub mod tasks;
+#[cfg(feature = "tasks")]
+pub mod train;
 pub mod tree;
 
 pub use backend::cpu::{Cpu, CpuPath};
