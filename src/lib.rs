@@ -18,6 +18,8 @@ pub mod tasks;
 #[cfg(feature = "tasks")]
 pub mod train;
 pub mod tree;
+#[cfg(feature = "tasks")]
+pub mod verify;
 
 pub use backend::cpu::{Cpu, CpuPath};
 pub use error::{Error, Result};

@@ -7,9 +7,7 @@ mod parameters;
 use std::path::Path;
 use std::sync::Arc;
 
-pub(crate) use checkpoint::write_atomically;
-
-pub use checkpoint::Checkpoint;
+pub use checkpoint::{Checkpoint, write_atomically};
 pub use config::{Cell, Config, Layout, LinearRange, ParameterRange};
 pub use parameters::{Parameters, initial};
 

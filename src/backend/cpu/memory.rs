@@ -81,11 +81,6 @@ impl<'a> Matrix<'a> {
         debug_assert!(row < self.rows, "row {row} of {}", self.rows);
         self.start.wrapping_add(row * self.stride)
     }
-
-    /// Rows of the matrix.
-    pub(super) fn rows(self) -> usize {
-        self.rows
-    }
 }
 
 /// Which row of a matrix a kernel's row `i` is.

@@ -1,0 +1,304 @@
+//! The command line: what a person may ask for, and who does it.
+
+mod evaluate;
+mod plot;
+mod run_folder;
+mod show;
+mod train;
+mod verify;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use pr_lstm::tasks::Task;
+use pr_lstm::{Cell, Cpu, Error, Result};
+
+/// Train, evaluate and verify Parallel Recursive LSTMs.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train on a task, evaluate beyond the lengths trained on, leave a run folder.
+    Train(TrainArgs),
+    /// Evaluate a checkpoint at every length of a range.
+    Evaluate(EvaluateArgs),
+    /// List the fifteen tasks, with an example each.
+    Tasks,
+    /// Print samples of a task.
+    Sample(SampleArgs),
+    /// Tell what this build and this machine can do.
+    Info,
+    /// Run golden cell files through the oracle and a device, and compare every tensor.
+    Verify(VerifyArgs),
+}
+
+#[derive(Args)]
+struct TrainArgs {
+    /// The task, one of those that `pr-lstm tasks` lists.
+    #[arg(value_parser = task, required_unless_present = "resume")]
+    task: Option<Task>,
+    /// Go on with the run in this folder; of the settings only --steps may change.
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["task", "settings", "out"])]
+    resume: Option<PathBuf>,
+    /// Folder to make for the run [default: runs/<task>-<n>].
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Steps of the whole run [default: 4000].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    steps: Option<u64>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Steps between two rows of metrics.csv.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    metrics_every: u64,
+    /// Steps between two checkpoints.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_every: u64,
+    /// Samples at each length of the final evaluation.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    samples: u32,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Args)]
+#[group(id = "settings", multiple = true)]
+struct SettingsArgs {
+    /// Where the settings start from: `cpu` is small, `paper` is the paper's protocol (H = 256, 10^6 steps).
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
+    /// The merging cell: lstm or rnn.
+    #[arg(long, value_parser = cell)]
+    cell: Option<Cell>,
+    /// Hidden size H [default: 64].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    hidden: Option<u32>,
+    /// Unary layers R after every merge [default: 1].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=16))]
+    unary_layers: Option<u32>,
+    /// Sequences of a batch [default: 128].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    batch: Option<u32>,
+    /// Longest training length [default: 40].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    max_length: Option<u32>,
+    /// Step size of Adam [default: 0.001].
+    #[arg(long, value_parser = positive)]
+    learning_rate: Option<f64>,
+    /// Seed of weights, lengths and samples [default: 0].
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..1 << 63))]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Preset {
+    Cpu,
+    Paper,
+}
+
+#[derive(Args)]
+struct EvaluateArgs {
+    /// A checkpoint, or the folder of a run.
+    model: PathBuf,
+    /// The task, if not the one that the checkpoint was trained on.
+    #[arg(long, value_parser = task)]
+    task: Option<Task>,
+    /// First and last length; the score averages over 41-500.
+    #[arg(long, default_value = "41-500", value_name = "A-B")]
+    lengths: Lengths,
+    /// Only every n-th length.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
+    /// Samples at each length.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    samples: u32,
+    /// Seed of the samples.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// One JSON object: task, lengths, accuracy, score.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Args)]
+struct SampleArgs {
+    /// The task, one of those that `pr-lstm tasks` lists.
+    #[arg(value_parser = task)]
+    task: Task,
+    /// Length of the input.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    length: u32,
+    /// How many samples.
+    #[arg(long, default_value_t = 5)]
+    count: u32,
+    /// Seed of the samples.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// One JSON object a line: task, length, input, target, mask.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct VerifyArgs {
+    /// Golden cell files, or folders of them.
+    #[arg(required = true, value_name = "FILE OR FOLDER")]
+    paths: Vec<PathBuf>,
+    /// One JSON object a line: file, tensor, device, error, tolerance, ok.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+#[derive(Args)]
+struct DeviceArgs {
+    /// The device that computes.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+}
+
+/// A device that a person named.
+#[derive(Clone, Copy)]
+enum Device {
+    Cpu,
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "cpu" => Ok(Device::Cpu),
+            _ if name.starts_with("cuda") => Err("this build has no CUDA backend, use cpu".into()),
+            _ => Err("use cpu".into()),
+        }
+    }
+}
+
+/// A range of lengths, `A-B` or one length.
+#[derive(Clone)]
+struct Lengths(RangeInclusive<usize>);
+
+impl FromStr for Lengths {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) if 1 <= first && first <= last && last <= 1 << 20 => {
+                Ok(Lengths(first..=last))
+            }
+            _ => Err("use first-last with 1 <= first <= last <= 1048576, as 41-500".into()),
+        }
+    }
+}
+
+impl fmt::Display for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0.start(), self.0.end())
+    }
+}
+
+fn task(name: &str) -> Result<Task> {
+    Task::from_name(name)
+}
+
+fn cell(name: &str) -> Result<Cell, String> {
+    Cell::from_name(name).ok_or_else(|| "use lstm or rnn".into())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
+        _ => Err("use a positive number".into()),
+    }
+}
+
+/// How a command ended if not well.
+enum Failure {
+    /// With an error of the library.
+    Error(Error),
+    /// With something that was checked and found wanting.
+    Verdict(String),
+    /// The reader of stdout went away, which is no error.
+    Closed,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Error(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Closed,
+            _ => Failure::Error(Error::Io { action: "write to", path: "stdout".into(), source }),
+        }
+    }
+}
+
+/// Runs the command that the arguments name: 0 if all went well, 1 on failure, 2 on wrong usage.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let out = &mut io::stdout().lock();
+    let result = match cli.command {
+        Command::Train(args) => match args.device.device {
+            Device::Cpu => train::run(args, Cpu::new(), out),
+        },
+        Command::Evaluate(args) => match args.device.device {
+            Device::Cpu => evaluate::run(&args, Cpu::new(), out),
+        },
+        Command::Verify(args) => match args.device.device {
+            Device::Cpu => verify::run(&args, &Cpu::new(), out),
+        },
+        Command::Tasks => show::tasks(out),
+        Command::Sample(args) => show::sample(&args, out),
+        Command::Info => show::info(out),
+    };
+    let result = result.and_then(|()| Ok(out.flush()?));
+    let message = match result {
+        Ok(()) | Err(Failure::Closed) => return ExitCode::SUCCESS,
+        Err(Failure::Error(error)) => error.to_string(),
+        Err(Failure::Verdict(verdict)) => verdict,
+    };
+    eprintln!("error: {message}");
+    ExitCode::FAILURE
+}
+
+/// Help and version as clap prints them; an error in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let _ = error.print();
+        return ExitCode::from(if error.exit_code() == 0 { 0 } else { 2 });
+    }
+    let text = error.render().to_string();
+    let paragraphs =
+        text.split("\n\n").filter(|part| !part.starts_with("Usage") && !part.starts_with("For more"));
+    let line = paragraphs.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+    eprintln!("{line} (`pr-lstm help` tells more)");
+    ExitCode::from(2)
+}
