@@ -169,7 +169,11 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         _ => Path::new("."),
     };
     let io = |action| move |source| Error::Io { action, path: path.into(), source };
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io("create a file beside"))?;
+    let mut builder = tempfile::Builder::new();
+    // As any new file, less what the umask takes away.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).map_err(io("create a file beside"))?;
     file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io("write"))?;
     file.persist(path).map_err(|error| io("replace")(error.error))?;
     // The rename itself is on disk once the folder is; not every system lets a folder be opened.

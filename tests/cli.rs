@@ -1,0 +1,277 @@
+//! The program, as a person runs it: what it prints, what it leaves, how it fails.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use common::{cell_files, golden};
+use pr_lstm::golden::CellFile;
+use pr_lstm::random::{Purpose, Random};
+use pr_lstm::verify::{self, Tolerances};
+use pr_lstm::{Checkpoint, Cpu};
+use safetensors::tensor::{SafeTensors, TensorView, serialize};
+use serde_json::Value;
+
+/// A small run: a second or two with its evaluation.
+const SMALL: [&str; 8] = ["--hidden", "8", "--batch", "8", "--max-length", "10", "--samples", "1"];
+
+fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pr-lstm"));
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    program(folder, arguments).output().expect("the program starts")
+}
+
+fn stdout(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+/// Fails with that status and one line on stderr that holds each of `words`; prints nothing else.
+fn refuses(folder: &Path, arguments: &[&str], status: i32, words: &[&str]) {
+    let output = run(folder, arguments);
+    let error = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {error}");
+    assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+    assert!(error.starts_with("error: "), "{arguments:?}: {error}");
+    for word in words {
+        assert!(error.contains(word), "{arguments:?}: no `{word}` in: {error}");
+    }
+    assert!(output.stdout.is_empty(), "{arguments:?} printed something");
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+#[test]
+fn wrong_usage_is_one_line_with_its_mend() {
+    let folder = temporary();
+    let refuses = |arguments: &[&str], words: &[&str]| refuses(folder.path(), arguments, 2, words);
+    refuses(&["train", "parity_chek"], &["parity_chek", "the nearest is `parity_check`"]);
+    refuses(&["train"], &["<TASK>"]);
+    for option in ["--hidden", "--batch", "--max-length", "--steps", "--samples", "--metrics-every"] {
+        refuses(&["train", "parity_check", option, "0"], &[option, "0 is not in 1.."]);
+    }
+    refuses(&["train", "parity_check", "--learning-rate", "nan"], &["--learning-rate", "positive"]);
+    refuses(&["train", "parity_check", "--cell", "gru"], &["gru", "lstm or rnn"]);
+    refuses(&["train", "parity_check", "--device", "cuda:0"], &["cuda:0", "use cpu"]);
+    refuses(&["train", "--resume", "runs/x", "--hidden", "8"], &["--resume", "--hidden"]);
+    refuses(&["evaluate", "x", "--lengths", "5-2"], &["5-2", "first <= last"]);
+    refuses(&["sample", "parity_check", "--length", "0"], &["--length", "1.."]);
+    refuses(&["verify"], &["<FILE OR FOLDER>"]);
+    refuses(&["nonsense"], &["nonsense"]);
+    assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 0, "something was left");
+}
+
+#[test]
+fn failures_are_one_line_with_their_mend() {
+    let folder = temporary();
+    let refuses = |arguments: &[&str], words: &[&str]| refuses(folder.path(), arguments, 1, words);
+    fs::create_dir(folder.path().join("taken")).expect("a folder");
+    fs::write(folder.path().join("text"), "not a checkpoint").expect("a file");
+    refuses(&["train", "parity_check", "--out", "taken"], &["taken", "exists", "--resume"]);
+    refuses(&["train", "--resume", "missing"], &["missing", "no such folder"]);
+    refuses(&["train", "--resume", "taken"], &["taken", "config.toml"]);
+    refuses(&["evaluate", "missing"], &["cannot read missing"]);
+    refuses(&["evaluate", "text"], &["text", "safetensors"]);
+    refuses(&["evaluate", "taken"], &["model.safetensors"]);
+    refuses(&["verify", "taken"], &["taken", "no .safetensors file"]);
+    refuses(&["verify", "text"], &["text"]);
+    let task = golden("tasks/parity_check.safetensors");
+    refuses(&["verify", task.to_str().expect("utf-8")], &["expected a cell file"]);
+    assert_eq!(fs::read_dir(folder.path().join("taken")).expect("readable").count(), 0, "something was left");
+}
+
+#[test]
+fn verify_passes_on_every_golden_cell_file() {
+    let folder = temporary();
+    let cells = golden("cell");
+    let output = run(folder.path(), &["verify", cells.to_str().expect("utf-8"), "--json"]);
+    let lines: Vec<Value> =
+        stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for device in ["reference", "cpu"] {
+        for file in cell_files() {
+            let path = file.display().to_string();
+            let tensors: Vec<&Value> =
+                lines.iter().filter(|line| line["file"] == *path && line["device"] == device).collect();
+            for name in ["hidden", "output", "loss", "grad.leaf.w", "grad.readout.b", "grad.input"] {
+                let line = tensors.iter().find(|line| line["tensor"] == name);
+                let line = line.unwrap_or_else(|| panic!("{path}: no {name} on {device}"));
+                assert_eq!(line["ok"], true, "{line}");
+                let (error, tolerance) = (line["error"].as_f64(), line["tolerance"].as_f64());
+                assert!(error <= tolerance, "{line}");
+            }
+        }
+    }
+    let text = stdout(&run(folder.path(), &["verify", cells.to_str().expect("utf-8")]));
+    assert!(text.ends_with("tensors of 16 files are within tolerance\n"), "{text}");
+}
+
+/// The file with one element of one tensor changed.
+fn with_one_element_changed(path: &Path, tensor: &str, random: &mut Random) -> Vec<u8> {
+    let bytes = fs::read(path).expect("a golden file");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
+    let tensors = SafeTensors::deserialize(&bytes).expect("tensors");
+    let mut data = tensors.tensor(tensor).expect("the tensor").data().to_vec();
+    let element = 8 * random.below((data.len() / 8) as u32) as usize;
+    let place = &mut data[element..element + 8];
+    let value = f64::from_le_bytes(place.try_into().expect("eight bytes"));
+    place.copy_from_slice(&(value + 0.25 * value.abs().max(0.5)).to_le_bytes());
+    let views = tensors.iter().map(|(name, view)| {
+        let data = if name == tensor { &data[..] } else { view.data() };
+        (name.to_owned(), TensorView::new(view.dtype(), view.shape().to_vec(), data).expect("a view"))
+    });
+    serialize(views, header.metadata().clone()).expect("bytes")
+}
+
+#[test]
+fn verify_fails_on_any_changed_tensor_and_names_one() {
+    let folder = temporary();
+    let changed = folder.path().join("changed.safetensors");
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut random = Random::new(seed, Purpose::Show, 0, 0);
+    for name in ["lstm-r1-h16-b3-t7", "lstm-r2-h8-b2-t5", "rnn-r2-h8-b1-t40", "lstm-r1-h8-b1-t1"] {
+        let path = golden(&format!("cell/{name}.safetensors"));
+        let bytes = fs::read(&path).expect("a golden file");
+        let tensors = SafeTensors::deserialize(&bytes).expect("tensors");
+        for tensor in tensors.names() {
+            // A dead unit of the RNN passes nothing on: an element that matters is drawn within a few tries.
+            let found = (0..20).any(|_| {
+                fs::write(&changed, with_one_element_changed(&path, tensor, &mut random)).expect("written");
+                let file = CellFile::read(&changed).expect("still a cell file");
+                let checks = [
+                    verify::reference(&file).expect("runs"),
+                    verify::device(&file, &Cpu::new(), Tolerances::CPU_F32).expect("runs"),
+                ];
+                let expected = ["hidden", "output", "loss"].contains(&tensor) || tensor.starts_with("grad.");
+                checks.iter().all(|checks| {
+                    let mut failed = checks.iter().filter(|check| !check.ok());
+                    if expected {
+                        failed.any(|check| check.tensor == tensor)
+                    } else {
+                        failed.next().is_some()
+                    }
+                })
+            });
+            assert!(found, "{name}: {tensor} was changed and nothing failed");
+        }
+    }
+    // And through the program: the verdict names file, tensor and device.
+    let path = golden("cell/lstm-r1-h16-b3-t7.safetensors");
+    fs::write(&changed, with_one_element_changed(&path, "grad.merge.w", &mut random)).expect("written");
+    let output = run(folder.path(), &["verify", "changed.safetensors"]);
+    let error = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("changed.safetensors grad.merge.w on reference"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+/// metrics.csv without its last column, the seconds.
+fn metrics(folder: &Path) -> Vec<String> {
+    let text = fs::read_to_string(folder.join("metrics.csv")).expect("metrics.csv");
+    text.lines().map(|line| line.rsplit_once(',').expect("columns").0.to_owned()).collect()
+}
+
+#[test]
+fn a_run_leaves_its_folder_and_can_be_evaluated() {
+    let folder = temporary();
+    let text = stdout(&run(folder.path(), &[&["train", "even_pairs", "--steps", "20"][..], &SMALL].concat()));
+    assert!(text.contains("score 0.") || text.contains("score 1."), "{text}");
+    let made = folder.path().join("runs/even_pairs-1");
+    for name in ["model.safetensors", "metrics.csv", "config.toml", "loss.svg", "accuracy-by-length.svg"] {
+        assert!(made.join(name).metadata().is_ok_and(|file| file.len() > 0), "no {name}");
+    }
+    assert_eq!(fs::read_dir(&made).expect("readable").count(), 5, "something more was left");
+    let rows = metrics(&made);
+    assert_eq!(rows[0], "step,length,loss,accuracy,grad_norm");
+    assert_eq!(rows.len(), 21);
+
+    // A second run has the next number, and with another seed other losses; with the same, the same.
+    let again = [&["train", "even_pairs", "--steps", "20", "--metrics-every", "5"][..], &SMALL].concat();
+    stdout(&run(folder.path(), &again));
+    let second = metrics(&folder.path().join("runs/even_pairs-2"));
+    assert_eq!(second[1..], [5, 10, 15, 20].map(|step| rows[step].clone()));
+    let other =
+        [&["train", "even_pairs", "--steps", "20", "--seed", "1", "--out", "other"][..], &SMALL].concat();
+    stdout(&run(folder.path(), &other));
+    assert_ne!(metrics(&folder.path().join("other")), rows);
+
+    let evaluate = ["evaluate", "other", "--lengths", "39-42", "--samples", "32", "--json"];
+    let json: Value = serde_json::from_str(&stdout(&run(folder.path(), &evaluate))).expect("JSON");
+    assert_eq!(json["task"], "even_pairs");
+    assert_eq!(json["lengths"], serde_json::json!([39, 40, 41, 42]));
+    let accuracy: Vec<f64> =
+        json["accuracy"].as_array().expect("a list").iter().filter_map(Value::as_f64).collect();
+    assert_eq!(accuracy.len(), 4);
+    let score = json["score"].as_f64().expect("a score");
+    assert!((score - (accuracy[2] + accuracy[3]) / 2.0).abs() < 1e-12, "{json}");
+    // A model of another task's shape is refused.
+    refuses(folder.path(), &["evaluate", "other", "--task", "bucket_sort"], 1, &["model", "bucket_sort"]);
+    refuses(folder.path(), &["train", "--resume", "other", "--steps", "10"], 1, &["--steps", "at least 20"]);
+}
+
+#[test]
+fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {
+    let folder = temporary();
+    let settings = [&["--steps", "600", "--checkpoint-every", "7", "--seed", "3"][..], &SMALL].concat();
+    let train = |out| [&["train", "parity_check", "--out", out][..], &settings].concat();
+    stdout(&run(folder.path(), &train("whole")));
+
+    let mut child =
+        program(folder.path(), &train("killed")).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let model = folder.path().join("killed/model.safetensors");
+    // Somewhere in the middle: not before its first checkpoints, and before its end.
+    let wanted = 20 + u64::from(std::process::id() % 200);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !Checkpoint::read(&model).is_ok_and(|checkpoint| checkpoint.step >= wanted) {
+        assert!(Instant::now() < deadline, "no checkpoint at step {wanted}");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it was killed");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let step = Checkpoint::read(&model).expect("whole at any time").step;
+    assert!((wanted..600).contains(&step), "killed at {step}");
+
+    let resume = ["train", "--resume", "killed", "--checkpoint-every", "7", "--samples", "1"];
+    let text = stdout(&run(folder.path(), &resume));
+    assert!(text.contains(&format!("going on after step {step}")), "{text}");
+    let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+    for name in ["model.safetensors", "config.toml", "accuracy-by-length.svg"] {
+        assert!(
+            fs::read(whole.join(name)).unwrap() == fs::read(killed.join(name)).unwrap(),
+            "{name} differs"
+        );
+    }
+    assert_eq!(metrics(&whole), metrics(&killed));
+}
+
+#[test]
+fn tasks_samples_and_info_print_what_they_should() {
+    let folder = temporary();
+    let text = stdout(&run(folder.path(), &["tasks"]));
+    assert_eq!(text.lines().count(), 16, "{text}");
+    let sample = ["sample", "stack_manipulation", "--length", "9", "--count", "3", "--seed", "5", "--json"];
+    let text = stdout(&run(folder.path(), &sample));
+    assert_eq!(text, stdout(&run(folder.path(), &sample)), "samples drift");
+    assert_eq!(text.lines().count(), 3);
+    for line in text.lines() {
+        let json: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(json["task"], "stack_manipulation");
+        assert_eq!(json["length"], 9);
+        let lengths = ["input", "target", "mask"].map(|name| json[name].as_array().map(Vec::len));
+        assert_eq!(lengths, [Some(9), Some(10), Some(10)], "{line}");
+        assert!(json["mask"][0].is_boolean());
+    }
+    let text = stdout(&run(folder.path(), &["info"]));
+    assert!(text.contains(pr_lstm::CpuPath::detect().name()), "{text}");
+}
