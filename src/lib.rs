@@ -1,4 +1,12 @@
-//! The Parallel Recursive LSTM (Gaudreault & Mao, 2026, arXiv 2605.17108).
+//! The Parallel Recursive LSTM (Gaudreault & Mao, 2026, arXiv 2605.17108): a learned, gated, non-associative merge of
+//! neighbouring states over the tree of a parallel scan.
+//!
+//! [`Model`], [`Session`] and [`Streams`] are a model at work, [`Parameters`], [`Tape`] and [`Adam`] train one. The
+//! data's road is tokens → leaf → steps of merges ([`tree`] plans them, a [`backend`] runs them) → read-out → loss, and
+//! the tape walks it back. [`reference`] is the slow version that can be checked by eye; everything is compared with it.
+//!
+//! The library prints nothing, catches no signal, sets no global and builds no thread pool: passes run on the rayon
+//! pool of the caller.
 
 pub mod backend;
 pub mod error;
@@ -29,3 +37,7 @@ pub use session::{Output, Session};
 pub use stream::{StreamId, Streams};
 pub use tape::Tape;
 pub use tree::Outputs;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

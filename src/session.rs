@@ -292,7 +292,7 @@ pub(crate) fn check_tokens<S: AsRef<[u32]>>(config: &Config, batch: &[S]) -> Res
 pub(crate) fn check_dense<S: AsRef<[f32]>>(config: &Config, batch: &[S]) -> Result<()> {
     for (index, rows) in batch.iter().enumerate() {
         let rows = rows.as_ref();
-        if rows.len() % config.input != 0 {
+        if !rows.len().is_multiple_of(config.input) {
             let expected = format!("whole rows of D = {} elements", config.input);
             return Err(Error::argument(
                 format!("sequence {index}"),

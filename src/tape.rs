@@ -291,7 +291,7 @@ impl<B: Backend> Tape<B> {
         let from = self.index(hidden)?;
         let len = self.storage[from].len;
         let Config { hidden: h, output, .. } = self.config;
-        if len % h != 0 {
+        if !len.is_multiple_of(h) {
             return Err(Error::argument("hidden", format!("rows of H = {h}"), format!("{len} elements")));
         }
         let rows = len / h;

@@ -356,9 +356,7 @@ impl Planner {
             list.resize(merges, 0);
         }
         let mut cursors = [0u32; MOST_STEPS];
-        for step in 2..=steps {
-            cursors[step] = step_ends[step - 2];
-        }
+        cursors[2..].iter_mut().zip(&*step_ends).for_each(|(cursor, &end)| *cursor = end);
         leaves.clear();
         for sequence in sequences.iter() {
             leaves

@@ -10,7 +10,7 @@ use super::lanes::Lanes;
 use super::memory::{Index, Matrix};
 use super::pack::{GROUP, PackedLinear};
 use super::path::Kernel;
-use super::product::{Blocked, Operand, Tile, for_each_tile};
+use super::product::{Blocked, Operand, Tile, accumulate, for_each_tile};
 use crate::model::Cell;
 use crate::tree::Readers;
 
@@ -352,17 +352,12 @@ impl<const G: usize> Tile for WeightTile<'_, G> {
             let mut dz = self.dz;
             for &input in self.inputs {
                 let dz_row: [L; G] = std::array::from_fn(|g| L::load(dz.add(g * BLOCK)));
-                for m in 0..M {
-                    let x = L::splat(*input.add(element + m));
-                    for g in 0..G {
-                        acc[m][g] = x.fma(dz_row[g], acc[m][g]);
-                    }
-                }
+                accumulate(&mut acc, |m| *input.add(element + m), dz_row);
                 dz = dz.wrapping_add(G * BLOCK);
             }
-            for m in 0..M {
-                for g in 0..G {
-                    acc[m][g].store(to[m].add(g * BLOCK));
+            for (to, acc) in to.into_iter().zip(acc) {
+                for (g, acc) in acc.into_iter().enumerate() {
+                    acc.store(to.add(g * BLOCK));
                 }
             }
         }

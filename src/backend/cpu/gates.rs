@@ -18,7 +18,7 @@ fn exp_of_negative<L: Lanes>(y: L) -> Exp<L> {
     let shifted = y.fma(L::splat(std::f32::consts::LOG2_E), L::splat(SHIFT));
     let n = shifted.sub(L::splat(SHIFT));
     // ln 2 in two parts, the first with few enough bits that n times it is exact
-    let r = n.fma(L::splat(-0.693_359_375), y);
+    let r = n.fma(L::splat(-355.0 / 512.0), y);
     let r = n.fma(L::splat(2.121_944_4e-4), r);
     // e^r - 1 = r + r²·q(r) on |r| ≤ ln 2 / 2, q by Chebyshev interpolation (5e-10 absolute in p)
     let q = L::splat(1.989_933_4e-4);

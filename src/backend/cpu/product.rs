@@ -7,6 +7,21 @@ use super::BLOCK;
 use super::lanes::Lanes;
 use super::memory::{Index, Matrix};
 
+/// `acc[m][g] = fma(x(m), w[g], acc[m][g])`: the step of every product.
+#[inline(always)]
+pub(super) fn accumulate<L: Lanes, const M: usize, const G: usize>(
+    acc: &mut [[L; G]; M],
+    x: impl Fn(usize) -> f32,
+    w: [L; G],
+) {
+    for (m, acc) in acc.iter_mut().enumerate() {
+        let x = L::splat(x(m));
+        for (acc, w) in acc.iter_mut().zip(w) {
+            *acc = x.fma(w, *acc);
+        }
+    }
+}
+
 /// The left operand of a product: row `i`, or `M` rows from it, of inputs cut into segments of equal length.
 pub(super) trait Operand: Copy + Send + Sync {
     /// How many segments a row has.
@@ -35,12 +50,7 @@ pub(super) trait Operand: Copy + Send + Sync {
                 // SAFETY: `k` is below the segment's length, and the panel has a row for each.
                 unsafe {
                     let w: [L; G] = std::array::from_fn(|g| L::load(weights.add(g * BLOCK)));
-                    for m in 0..M {
-                        let x = L::splat(self.element(*x[m].add(k)));
-                        for g in 0..G {
-                            acc[m][g] = x.fma(w[g], acc[m][g]);
-                        }
-                    }
+                    accumulate(&mut acc, |m| self.element(*x[m].add(k)), w);
                     weights = weights.add(G * BLOCK);
                 }
             }
