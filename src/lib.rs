@@ -3,7 +3,7 @@
 //!
 //! [`Model`], [`Session`] and [`Streams`] are a model at work, [`Parameters`], [`Tape`] and [`Adam`] train one. The
 //! data's road is tokens → leaf → steps of merges ([`tree`] plans them, a [`backend`] runs them) → read-out → loss, and
-//! the tape walks it back. [`reference`] is the slow version that can be checked by eye; everything is compared with it.
+//! the tape walks it back. [`mod@reference`] is the slow version that can be checked by eye; everything is compared with it.
 //!
 //! The library prints nothing, catches no signal, sets no global and builds no thread pool: passes run on the rayon
 //! pool of the caller.
