@@ -42,67 +42,56 @@ impl Kept<'_> {
     }
 }
 
-/// A cell applied to `N` states, `G` gates a unit. The RNN has one gate and no `c`.
+/// A cell applied to `N` states. The LSTM has `3 + N` gates, the RNN one and no `c`.
 #[derive(Clone, Copy)]
-pub(super) struct CellForward<'a, I: Operand> {
+pub(super) struct CellForward<'a, I: Operand, const N: usize> {
     pub linear: &'a PackedLinear,
     pub input: I,
-    /// `c` of each input state.
-    pub previous: [Option<At<'a>>; 2],
+    /// `c` of each input state; None for the RNN.
+    pub previous: [Option<At<'a>>; N],
     pub h: At<'a>,
     /// None for the RNN.
     pub c: Option<At<'a>>,
     pub kept: Option<Kept<'a>>,
 }
 
-impl<I: Operand> CellForward<'_, I> {
+impl<I: Operand, const N: usize> CellForward<'_, I, N> {
     /// Computes `rows` of `blocks`.
     ///
     /// # Safety
     /// Every row and block lies in the matrices, and no other task writes what this one reads or writes: `h`, `c`
     /// and `z` of these rows and blocks are its own, its inputs belong to no running task.
     #[inline(always)]
-    pub(super) unsafe fn run<L: Lanes>(
-        &self,
-        cell: Cell,
-        states: usize,
-        rows: Range<usize>,
-        blocks: Range<usize>,
-    ) {
-        // SAFETY: passed on.
+    pub(super) unsafe fn run<L: Lanes>(&self, cell: Cell, rows: Range<usize>, blocks: Range<usize>) {
+        // SAFETY: passed on. Only the number of gates that `N` states have is compiled.
         unsafe {
-            match (cell, states) {
-                (Cell::Lstm, 0) => self.lstm::<L, 3, 0>(rows, blocks),
-                (Cell::Lstm, 1) => self.lstm::<L, 4, 1>(rows, blocks),
-                (Cell::Lstm, _) => self.lstm::<L, 5, 2>(rows, blocks),
-                (Cell::Rnn, 0) => self.rnn::<L, false>(rows, blocks),
-                (Cell::Rnn, _) => self.rnn::<L, true>(rows, blocks),
+            match cell {
+                Cell::Rnn => self.rnn::<L>(rows, blocks),
+                Cell::Lstm if const { N == 0 } => self.lstm::<L, 3>(rows, blocks),
+                Cell::Lstm if const { N == 1 } => self.lstm::<L, 4>(rows, blocks),
+                Cell::Lstm => self.lstm::<L, 5>(rows, blocks),
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn lstm<L: Lanes, const G: usize, const N: usize>(
-        &self,
-        rows: Range<usize>,
-        blocks: Range<usize>,
-    ) {
+    unsafe fn lstm<L: Lanes, const G: usize>(&self, rows: Range<usize>, blocks: Range<usize>) {
         for block in blocks {
             for half in (0..BLOCK).step_by(L::WIDTH) {
                 // SAFETY: passed on.
                 unsafe {
-                    for_each_tile::<L, G>(rows.clone(), &LstmTile::<I, G, N> { job: self, block, half })
+                    for_each_tile::<L, G>(rows.clone(), &LstmTile::<I, N, G> { job: self, block, half })
                 }
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn rnn<L: Lanes, const RELU: bool>(&self, rows: Range<usize>, blocks: Range<usize>) {
+    unsafe fn rnn<L: Lanes>(&self, rows: Range<usize>, blocks: Range<usize>) {
         for block in blocks {
             for half in (0..BLOCK).step_by(L::WIDTH) {
                 // SAFETY: passed on.
-                unsafe { for_each_tile::<L, 1>(rows.clone(), &RnnTile::<I, RELU> { job: self, block, half }) }
+                unsafe { for_each_tile::<L, 1>(rows.clone(), &RnnTile::<I, N> { job: self, block, half }) }
             }
         }
     }
@@ -131,13 +120,13 @@ impl<I: Operand> CellForward<'_, I> {
     }
 }
 
-struct LstmTile<'a, 'b, I: Operand, const G: usize, const N: usize> {
-    job: &'a CellForward<'b, I>,
+struct LstmTile<'a, 'b, I: Operand, const N: usize, const G: usize> {
+    job: &'a CellForward<'b, I, N>,
     block: usize,
     half: usize,
 }
 
-impl<I: Operand, const G: usize, const N: usize> Tile for LstmTile<'_, '_, I, G, N> {
+impl<I: Operand, const N: usize, const G: usize> Tile for LstmTile<'_, '_, I, N, G> {
     #[inline(always)]
     unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize) {
         let &LstmTile { job, block, half } = self;
@@ -149,8 +138,8 @@ impl<I: Operand, const G: usize, const N: usize> Tile for LstmTile<'_, '_, I, G,
                 let row = first + m;
                 let z = job.z(acc, block, half, row);
                 let mut c = sigmoid(z[0]).mul(tanh(z[1]));
-                for n in 0..N {
-                    if let Some(previous) = job.previous[n] {
+                for (n, previous) in job.previous.into_iter().enumerate() {
+                    if let Some(previous) = previous {
                         c = sigmoid(z[3 + n]).fma(L::load(previous.row(row).add(unit)), c);
                     }
                 }
@@ -163,13 +152,13 @@ impl<I: Operand, const G: usize, const N: usize> Tile for LstmTile<'_, '_, I, G,
     }
 }
 
-struct RnnTile<'a, 'b, I: Operand, const RELU: bool> {
-    job: &'a CellForward<'b, I>,
+struct RnnTile<'a, 'b, I: Operand, const N: usize> {
+    job: &'a CellForward<'b, I, N>,
     block: usize,
     half: usize,
 }
 
-impl<I: Operand, const RELU: bool> Tile for RnnTile<'_, '_, I, RELU> {
+impl<I: Operand, const N: usize> Tile for RnnTile<'_, '_, I, N> {
     #[inline(always)]
     unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize) {
         let &RnnTile { job, block, half } = self;
@@ -178,7 +167,8 @@ impl<I: Operand, const RELU: bool> Tile for RnnTile<'_, '_, I, RELU> {
             let acc = job.input.multiply::<L, M, 1>(first, job.linear.panel(block).as_ptr().add(half));
             for (m, acc) in acc.into_iter().enumerate() {
                 let [z] = job.z(acc, block, half, first + m);
-                let h = if RELU { relu(z) } else { z };
+                // The leaf is linear.
+                let h = if const { N > 0 } { relu(z) } else { z };
                 h.store(job.h.row(first + m).add(block * BLOCK + half));
             }
         }
@@ -186,18 +176,17 @@ impl<I: Operand, const RELU: bool> Tile for RnnTile<'_, '_, I, RELU> {
 }
 
 /// One cell over rows and blocks, as a kernel.
-pub(super) struct CellKernel<'a, 'b, I: Operand> {
-    pub job: &'a CellForward<'b, I>,
+pub(super) struct CellKernel<'a, 'b, I: Operand, const N: usize> {
+    pub job: &'a CellForward<'b, I, N>,
     pub cell: Cell,
-    pub states: usize,
     pub rows: Range<usize>,
     pub blocks: Range<usize>,
 }
 
-impl<I: Operand> Kernel for CellKernel<'_, '_, I> {
+impl<I: Operand, const N: usize> Kernel for CellKernel<'_, '_, I, N> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         // SAFETY: whoever makes a kernel vouches for its job (see `scan.rs`).
-        unsafe { self.job.run::<L>(self.cell, self.states, self.rows, self.blocks) }
+        unsafe { self.job.run::<L>(self.cell, self.rows, self.blocks) }
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::cell::{At, CellForward, CellKernel, Kept};
 use super::memory::{Index, Matrix};
-use super::pack::{CpuWeights, PackedLinear};
+use super::pack::CpuWeights;
 use super::plan::{CpuPlan, Memory, States, Training};
 use super::product::{Operand, Pairs, Rows, Tokens};
 use super::{Counters, CpuPath, blocks, parallel};
@@ -95,28 +95,22 @@ impl<'a> Forward<'a> {
         let (width, rows) = (schedule.width(), self.plan.leaf_rows());
         let index = Index::Input { width, time: schedule.leaves().len() };
         let out = Index::Slots { slots: schedule.leaves(), width };
+        let h = At { matrix: self.states.h, index: out };
+        let c = self.states.c.map(|matrix| At { matrix, index: out });
         let kept = self.training.map(|training| Kept { z: training.z_leaf, rows, first: 0 });
         let linear = &self.weights.leaf;
         parallel::for_each(rows.div_ceil(TILE), |tile| {
-            let rows = tile_rows(tile, rows);
-            let units = 0..linear.blocks;
+            let (rows, blocks) = (tile_rows(tile, rows), 0..linear.blocks);
             match input {
-                CpuInput::Tokens(tokens) => self.cell(
-                    linear,
-                    0,
-                    Tokens { tokens, index },
-                    [None; 2],
-                    self.states,
-                    out,
-                    kept,
-                    rows,
-                    units,
-                ),
+                CpuInput::Tokens(tokens) => {
+                    let input = Tokens { tokens, index };
+                    self.cell(CellForward { linear, input, previous: [], h, c, kept }, rows, blocks);
+                }
                 CpuInput::Dense(x) => {
                     // SAFETY: the input is only read.
                     let x = unsafe { Matrix::read_only(x, linear.fan_in) };
                     let input = Rows { x, index, len: linear.fan_in };
-                    self.cell(linear, 0, input, [None; 2], self.states, out, kept, rows, units)
+                    self.cell(CellForward { linear, input, previous: [], h, c, kept }, rows, blocks);
                 }
             }
         });
@@ -146,55 +140,33 @@ impl<'a> Forward<'a> {
         let (to, to_index) = if last { (self.states, out) } else { state(stage) };
         // Without a pass backward `c` passes through the slot itself, unit by unit.
         let c_index = if self.training.is_some() { to_index } else { out };
-        let to = (At { matrix: to.h, index: to_index }, at_c(to, c_index));
+        let (h, c) = (At { matrix: to.h, index: to_index }, at_c(to, c_index));
+        let len = self.plan.config.hidden;
         if stage == 0 {
             if units.start == 0 {
                 self.counters.count(rows.len());
             }
-            let input = Pairs { h: self.states.h, left, right, len: self.plan.config.hidden };
+            let input = Pairs { h: self.states.h, left, right, len };
             let previous = [left, right].map(|index| at_c(self.states, index));
-            self.cell_into(linear, 2, input, previous, to, kept, rows, units);
+            self.cell(CellForward { linear, input, previous, h, c, kept }, rows, units);
         } else {
             let (from, index) = state(stage - 1);
-            let input = Rows { x: from.h, index, len: self.plan.config.hidden };
+            let input = Rows { x: from.h, index, len };
             let c_index = if self.training.is_some() { index } else { out };
-            self.cell_into(linear, 1, input, [at_c(from, c_index), None], to, kept, rows, units);
+            let previous = [at_c(from, c_index)];
+            self.cell(CellForward { linear, input, previous, h, c, kept }, rows, units);
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn cell<I: Operand>(
+    fn cell<I: Operand, const N: usize>(
         &self,
-        linear: &PackedLinear,
-        states: usize,
-        input: I,
-        previous: [Option<At<'_>>; 2],
-        to: States<'_>,
-        out: Index<'_>,
-        kept: Option<Kept<'_>>,
-        rows: Range<usize>,
-        units: Range<usize>,
-    ) {
-        let to = (At { matrix: to.h, index: out }, to.c.map(|matrix| At { matrix, index: out }));
-        self.cell_into(linear, states, input, previous, to, kept, rows, units);
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn cell_into<I: Operand>(
-        &self,
-        linear: &PackedLinear,
-        states: usize,
-        input: I,
-        previous: [Option<At<'_>>; 2],
-        (h, c): (At<'_>, Option<At<'_>>),
-        kept: Option<Kept<'_>>,
+        job: CellForward<'_, I, N>,
         rows: Range<usize>,
         blocks: Range<usize>,
     ) {
-        let job = CellForward { linear, input, previous, h, c, kept };
         // The tasks of a stage have rows or blocks of their own; what they read was written by an earlier step,
         // or, within a tile, by the same task: a step's `out` is none of the slots that it reads.
-        self.path.run(CellKernel { job: &job, cell: self.plan.config.cell, states, rows, blocks });
+        self.path.run(CellKernel { job: &job, cell: self.plan.config.cell, rows, blocks });
     }
 
     /// Copies the wanted `h` out of the slots.

@@ -195,29 +195,35 @@ pub(super) trait Tile {
     unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize);
 }
 
+/// Rows of the tallest tile of `G` columns: its accumulators, a row of weights and an input in registers.
+const fn most_rows<L: Lanes, const G: usize>() -> usize {
+    match (L::REGISTERS - 1 - G) / G {
+        0 => 1,
+        rows if rows > 8 => 8,
+        rows => rows,
+    }
+}
+
 /// Cuts rows into the tallest tiles whose `M · G` accumulators fit the registers of the path.
 ///
 /// # Safety
 /// As [`Tile::tile`] for every row of the range.
 #[inline(always)]
 pub(super) unsafe fn for_each_tile<L: Lanes, const G: usize>(rows: std::ops::Range<usize>, body: &impl Tile) {
-    let most = ((L::REGISTERS - 1 - G) / G).clamp(1, 8);
+    let most = const { most_rows::<L, G>() };
     let mut first = rows.start;
     while first < rows.end {
         let m = most.min(rows.end - first);
-        // SAFETY: the tile lies within the range.
-        unsafe {
-            match m {
-                1 => body.tile::<L, 1>(first),
-                2 => body.tile::<L, 2>(first),
-                3 => body.tile::<L, 3>(first),
-                4 => body.tile::<L, 4>(first),
-                5 => body.tile::<L, 5>(first),
-                6 => body.tile::<L, 6>(first),
-                7 => body.tile::<L, 7>(first),
-                _ => body.tile::<L, 8>(first),
-            }
+        // Only the heights that this path can have are compiled.
+        macro_rules! tile_of {
+            ($($rows:literal)*) => {
+                $(if const { $rows <= most_rows::<L, G>() } && m == $rows {
+                    // SAFETY: the tile lies within the range.
+                    unsafe { body.tile::<L, $rows>(first) }
+                })*
+            };
         }
+        tile_of!(1 2 3 4 5 6 7 8);
         first += m;
     }
 }
