@@ -1,7 +1,8 @@
 //! What a device must be able to do: one trait, its unit the pass. A backend knows nothing of the tape.
 //!
 //! Shapes are checked once, in the typed layer above ([`Model`](crate::Model), [`Tape`](crate::Tape),
-//! [`Streams`](crate::Streams)); an implementation may rely on them. Nothing comes back to the host but by
+//! [`Streams`](crate::Streams)), with the words of what a user wrote; an implementation checks again only what keeps
+//! its memory safe, whoever calls. Nothing comes back to the host but by
 //! [`Backend::download`], and only [`Backend::upload`], [`Backend::download`] and [`Backend::wait`] may wait.
 
 use std::fmt::Debug;
@@ -92,6 +93,9 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
     /// `len` zeroed elements.
     fn alloc<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>>;
     /// A view of `len` elements from `start`.
+    ///
+    /// # Panics
+    /// If the buffer has not that many.
     fn view<'a, T: Element>(
         &self,
         buffer: &'a Self::Buffer<T>,
@@ -99,15 +103,24 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
         len: usize,
     ) -> Self::View<'a, T>;
     /// An exclusive view of `len` elements from `start`.
+    ///
+    /// # Panics
+    /// If the buffer has not that many.
     fn view_mut<'a, T: Element>(
         &self,
         buffer: &'a mut Self::Buffer<T>,
         start: usize,
         len: usize,
     ) -> Self::ViewMut<'a, T>;
-    /// Copies from the host; `host` may be reused once this returns. Lengths are equal.
+    /// Copies from the host; `host` may be reused once this returns.
+    ///
+    /// # Panics
+    /// If the lengths differ.
     fn upload<T: Element>(&self, host: &[T], device: Self::ViewMut<'_, T>) -> Result<()>;
-    /// Waits for the device and copies to the host. Lengths are equal.
+    /// Waits for the device and copies to the host.
+    ///
+    /// # Panics
+    /// If the lengths differ.
     fn download<T: Element>(&self, device: Self::View<'_, T>, host: &mut [T]) -> Result<()>;
     /// Sets every byte to 0.
     fn zero<T: Element>(&self, device: Self::ViewMut<'_, T>) -> Result<()>;

@@ -74,6 +74,11 @@ impl<'a> Matrix<'a> {
         Matrix { start: memory.as_ptr().cast_mut(), rows, stride, memory: PhantomData }
     }
 
+    /// Rows of the matrix.
+    pub(super) fn rows(self) -> usize {
+        self.rows
+    }
+
     /// The start of a row. The pointer is valid for `stride` elements if `row` is below the number of rows,
     /// which plans guarantee and debug builds check.
     #[inline(always)]

@@ -6,6 +6,7 @@
 mod backward;
 mod cell;
 mod cell_backward;
+mod check;
 mod forward;
 mod gates;
 mod lanes;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backward::Backward;
+use check::{check_labels, check_len, check_pass, check_slots, floats};
 use forward::Forward;
 use plan::States;
 
@@ -118,18 +120,6 @@ impl<'a> From<Input<'a, Cpu>> for CpuInput<'a> {
     }
 }
 
-/// A workspace as f32, if it is large enough and aligned.
-fn floats<'a>(name: &str, bytes: &'a mut [u8], wanted: usize) -> Result<&'a mut [f32]> {
-    let found = bytes.len();
-    let floats = bytemuck::try_cast_slice_mut(&mut bytes[..found / 4 * 4]).map_err(|_| {
-        Error::argument(name, "memory aligned to 4 bytes, as `Backend::alloc` gives it", "less")
-    })?;
-    if floats.len() < wanted {
-        return Err(Error::argument(name, format!("at least {} bytes", wanted * 4), found));
-    }
-    Ok(&mut floats[..wanted])
-}
-
 impl sealed::Sealed for Cpu {}
 
 impl Backend for Cpu {
@@ -196,6 +186,7 @@ impl Backend for Cpu {
     }
 
     fn pack(&self, parameters: &[f32], weights: &mut CpuWeights) -> Result<()> {
+        check_len("parameters", parameters.len(), weights.layout.len())?;
         weights.pack(parameters);
         Ok(())
     }
@@ -225,10 +216,12 @@ impl Backend for Cpu {
         workspace: &mut [u8],
         hidden: &mut [f32],
     ) -> Result<()> {
+        let input = CpuInput::from(input);
+        check_pass(weights, plan, input, hidden.len())?;
         let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
         let states =
             memory.states.ok_or_else(|| Error::argument("plan", "one of a whole pass", "one of streams"))?;
-        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input.into(), hidden);
+        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
         Ok(())
     }
 
@@ -242,6 +235,12 @@ impl Backend for Cpu {
         gradient: &mut [f32],
         d_input: Option<&mut [f32]>,
     ) -> Result<()> {
+        let input = CpuInput::from(input);
+        check_pass(weights, plan, input, d_hidden.len())?;
+        check_len("gradient", gradient.len(), weights.layout.len())?;
+        if let Some(d_input) = &d_input {
+            check_len("d_input", d_input.len(), plan.leaf_rows() * plan.config.input)?;
+        }
         let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
         let (Some(states), Some(training), Pass::Train) = (memory.states, memory.training, weights.pass)
         else {
@@ -251,15 +250,14 @@ impl Backend for Cpu {
                 "those of inference",
             ));
         };
-        Backward { path: self.path, weights, plan, states, training, d_hidden }.run(
-            input.into(),
-            gradient,
-            d_input,
-        );
+        Backward { path: self.path, weights, plan, states, training, d_hidden }.run(input, gradient, d_input);
         Ok(())
     }
 
     fn readout(&self, weights: &CpuWeights, hidden: &[f32], y: &mut [f32]) -> Result<()> {
+        let Config { hidden: width, output, .. } = weights.config;
+        check_len("hidden", hidden.len(), hidden.len() / width * width)?;
+        check_len("y", y.len(), hidden.len() / width * output)?;
         loss::readout(self.path, &weights.readout, weights.config.output, hidden, y);
         Ok(())
     }
@@ -272,11 +270,18 @@ impl Backend for Cpu {
         d_hidden: &mut [f32],
         gradient: &mut [f32],
     ) -> Result<()> {
+        let Config { hidden: width, output, .. } = weights.config;
+        check_len("hidden", hidden.len(), hidden.len() / width * width)?;
+        check_len("d_y", d_y.len(), hidden.len() / width * output)?;
+        check_len("d_hidden", d_hidden.len(), hidden.len())?;
+        check_len("gradient", gradient.len(), weights.layout.len())?;
         loss::readout_backward(&weights.layout.readout, &weights.readout, hidden, d_y, d_hidden, gradient);
         Ok(())
     }
 
     fn cross_entropy(&self, labelled: Labelled<'_, Self>, metrics: &mut [f32]) -> Result<()> {
+        check_labels(&labelled)?;
+        check_len("metrics", metrics.len(), 3)?;
         loss::cross_entropy(labelled.logits, labelled.targets, labelled.mask, metrics);
         Ok(())
     }
@@ -287,12 +292,20 @@ impl Backend for Cpu {
         d_loss: &[f32],
         d_logits: &mut [f32],
     ) -> Result<()> {
+        check_labels(&labelled)?;
+        check_len("d_loss", d_loss.len(), 1)?;
+        check_len("d_logits", d_logits.len(), labelled.logits.len())?;
         loss::cross_entropy_backward(labelled.logits, labelled.targets, d_loss[0], d_logits);
         Ok(())
     }
 
     fn adam(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()> {
         let AdamBuffers { parameters, gradient, m, v, state, norm } = buffers;
+        for (name, len) in [("gradient", gradient.len()), ("m", m.len()), ("v", v.len())] {
+            check_len(name, len, parameters.len())?;
+        }
+        check_len("state", state.len(), 2)?;
+        check_len("norm", norm.len(), 1)?;
         loss::adam(config, parameters, gradient, m, v, state, norm);
         Ok(())
     }
@@ -314,14 +327,28 @@ impl Backend for Cpu {
         let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
         let all = arena.len() / 4;
         let states = States::of_arena(&plan.config, floats("arena", arena, all)?);
-        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input.into(), hidden);
+        let input = CpuInput::from(input);
+        check_pass(weights, plan, input, hidden.len())?;
+        check_slots(
+            &states,
+            (plan.schedule.slots() * plan.schedule.width()).checked_sub(1).map(|row| row as u32),
+        )?;
+        if plan.pass != Pass::Stream {
+            return Err(Error::argument("plan", "one of streams", "one of a whole pass"));
+        }
+        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
         Ok(())
     }
 
     fn copy_states(&self, config: &Config, arena: &mut [u8], pairs: &[(u32, u32)]) -> Result<()> {
         let all = arena.len() / 4;
         let padded = blocks(config.hidden) * BLOCK;
-        let States { h, c } = States::of_arena(config, floats("arena", arena, all)?);
+        let states = States::of_arena(config, floats("arena", arena, all)?);
+        check_slots(&states, pairs.iter().flat_map(|&(from, to)| [from, to]))?;
+        if let Some((slot, _)) = pairs.iter().find(|(from, to)| from == to) {
+            return Err(Error::argument("pairs", "a slot other than the one copied from", slot));
+        }
+        let States { h, c } = states;
         for matrix in std::iter::once(h).chain(c) {
             for &(from, to) in pairs {
                 // SAFETY: rows of `padded` floats each, and no `to` is a `from`.
@@ -339,12 +366,20 @@ impl Backend for Cpu {
             Cell::Rnn => (arena, &[][..]),
         };
         let (hidden, padded) = (config.hidden, blocks(config.hidden) * BLOCK);
+        check_len("states", states.len(), slots.len() * 2 * hidden)?;
+        if let Some(slot) = slots.iter().find(|&&slot| slot as usize >= h.len() / padded) {
+            return Err(Error::argument(
+                "slots",
+                format!("below {}, the arena's slots", h.len() / padded),
+                slot,
+            ));
+        }
         for (&slot, state) in slots.iter().zip(states.chunks_exact_mut(2 * hidden)) {
             let (to_h, to_c) = state.split_at_mut(hidden);
             for (from, to) in [(h, to_h), (c, to_c)] {
-                match from.get(slot as usize * padded..) {
-                    Some(from) if !from.is_empty() => to.copy_from_slice(&from[..hidden]),
-                    _ => to.fill(0.0),
+                match from.get(slot as usize * padded..).filter(|from| !from.is_empty()) {
+                    Some(from) => to.copy_from_slice(&from[..hidden]),
+                    None => to.fill(0.0), // the RNN has no `c`
                 }
             }
         }
@@ -354,7 +389,10 @@ impl Backend for Cpu {
     fn write_states(&self, config: &Config, arena: &mut [u8], slots: &[u32], states: &[f32]) -> Result<()> {
         let all = arena.len() / 4;
         let hidden = config.hidden;
-        let States { h, c } = States::of_arena(config, floats("arena", arena, all)?);
+        check_len("states", states.len(), slots.len() * 2 * hidden)?;
+        let arena = States::of_arena(config, floats("arena", arena, all)?);
+        check_slots(&arena, slots.iter().copied())?;
+        let States { h, c } = arena;
         for (&slot, state) in slots.iter().zip(states.chunks_exact(2 * hidden)) {
             let parts = [Some(h), c];
             for (matrix, from) in parts.into_iter().zip(state.chunks_exact(hidden)) {
