@@ -1,7 +1,8 @@
-//! From lengths and wanted outputs to a schedule. Every sequence is a number that counts from `start` to `end`;
-//! a whole pass counts from 0. Nodes are numbered, marked from the outputs down, sorted by step, given slots.
+//! From lengths and wanted outputs to a schedule: nodes are numbered ([`sequence`](super::sequence)), marked from the
+//! outputs down, sorted by step, given slots. Lists hold node numbers until, last, they become slots.
 
-use super::counter::{LEVELS, levels, top};
+use super::counter::{LEVELS, check_position};
+use super::sequence::Sequence;
 use super::{Counter, Outputs, Schedule, Slots};
 use crate::error::{Error, Result};
 
@@ -16,128 +17,23 @@ pub enum Rows {
 
 /// Most rows of a pass: indices of rows are 32 bits on every device.
 const MOST_ROWS: usize = 1 << 31;
-/// Steps that a tree of [`LEVELS`] levels can have.
-const MOST_STEPS: usize = 2 * LEVELS + 2;
-/// In `last_read`: an output, read after the pass.
+/// More than any step: the prefix of 2^48 - 1 tokens folds 48 blocks, the largest there after step 47.
+const MOST_STEPS: usize = 2 * LEVELS;
+/// In `last_read`: nobody wants it.
+const UNWANTED: u32 = 0;
+/// In `last_read`: read after the pass.
 const KEPT: u32 = u32::MAX;
 
-/// Makes schedules; its own memory is used again.
+/// Makes schedules. It reuses its memory, and that of the schedule it fills: after the largest call, none that is
+/// smaller allocates.
 #[derive(Debug, Default)]
 pub struct Planner {
-    /// For each node, the last step that reads it: 0 if it is not wanted, [`KEPT`] for an output.
+    /// For each node, the last step that reads it, [`UNWANTED`] or [`KEPT`].
     last_read: Vec<u32>,
     /// For each node, its slot.
     slots: Vec<u32>,
     free: Vec<u32>,
     sequences: Vec<Sequence>,
-}
-
-/// A sequence that grows from `start` tokens to `end`, and how its nodes are numbered: leaves, blocks level by
-/// level, prefixes, then what was there before.
-#[derive(Clone, Copy, Debug)]
-struct Sequence {
-    start: u64,
-    end: u64,
-    /// Number of its first node.
-    base: usize,
-    /// Number of the first block of each level, relative to `base`, less the blocks before `start`.
-    level_base: [u64; LEVELS + 1],
-    prefix_base: u64,
-    before_base: u64,
-}
-
-impl Sequence {
-    fn new(start: u64, end: u64, base: usize) -> Self {
-        let mut level_base = [0; LEVELS + 1];
-        let mut next = 0;
-        for (level, base) in level_base.iter_mut().enumerate() {
-            *base = next;
-            next += (end >> level) - (start >> level);
-        }
-        let before_base = next + (end - start);
-        Sequence { start, end, base, level_base, prefix_base: next, before_base }
-    }
-
-    /// Nodes, with two for each level that may have been there before.
-    fn nodes(&self) -> usize {
-        self.before_base as usize + if self.start == 0 { 0 } else { 2 * LEVELS }
-    }
-
-    fn leaves(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    /// The block of `2^level` tokens that ends at `end`.
-    fn block(&self, level: usize, end: u64) -> usize {
-        let offset = if end <= self.start {
-            self.before_base + level as u64
-        } else {
-            self.level_base[level] + (end >> level) - 1 - (self.start >> level)
-        };
-        self.base + offset as usize
-    }
-
-    /// The prefix of `end` tokens.
-    fn prefix(&self, end: u64) -> usize {
-        if end.is_power_of_two() {
-            return self.block(top(end), end);
-        }
-        let offset = if end <= self.start {
-            self.before_base + LEVELS as u64 + u64::from(end.trailing_zeros())
-        } else {
-            self.prefix_base + end - 1 - self.start
-        };
-        self.base + offset as usize
-    }
-
-    /// The two parts of the prefix of `end` tokens, which is not a power of two: node numbers, earlier first.
-    fn prefix_parts(&self, end: u64) -> [usize; 2] {
-        let level = end.trailing_zeros() as usize;
-        [self.prefix(end - (1 << level)), self.block(level, end)]
-    }
-
-    /// The two halves of a block.
-    fn block_parts(&self, level: usize, end: u64) -> [usize; 2] {
-        let half = level - 1;
-        [self.block(half, end - (1 << half)), self.block(half, end)]
-    }
-
-    /// The step after which the prefix of `end` tokens is there.
-    fn prefix_step(&self, end: u64) -> usize {
-        if end <= self.start {
-            return 0;
-        }
-        // A block of `2^k` new tokens is there after step `k`; each fold adds a step to the later of its parts.
-        let mut known = 0;
-        let mut step = 0;
-        for level in levels(end) {
-            known += 1 << level;
-            if known <= self.start {
-                continue;
-            }
-            step = if known == 1 << level { level } else { step.max(level) + 1 };
-        }
-        step
-    }
-
-    /// Every merge that could be wanted, in a fixed order: blocks level by level, then prefixes.
-    fn for_each_merge(&self, mut f: impl FnMut(usize, usize, [usize; 2])) {
-        for level in 1..LEVELS {
-            for block in (self.start >> level) + 1..=self.end >> level {
-                let end = block << level;
-                f(self.block(level, end), level, self.block_parts(level, end));
-            }
-            if self.end >> level == 0 {
-                break;
-            }
-        }
-        for end in self.start + 1..=self.end {
-            if !end.is_power_of_two() {
-                let node = self.prefix(end);
-                f(node, self.prefix_step(end), self.prefix_parts(end));
-            }
-        }
-    }
 }
 
 impl Planner {
@@ -149,7 +45,8 @@ impl Planner {
     /// A batch of `batch` sequences of `time` steps each.
     ///
     /// # Errors
-    /// [`Error::Argument`] if a size is 0, the sequence has no such outputs, or the pass has more than 2^31 rows.
+    /// [`Error::Argument`] if a size is 0, the sequence has not such outputs, or the pass could have more than 2^31
+    /// rows, of which a token has up to three. The schedule is as it was then.
     pub fn padded(
         &mut self,
         schedule: &mut Schedule,
@@ -163,11 +60,12 @@ impl Planner {
                 return Err(Error::argument(name, "at least 1", 0));
             }
         }
-        check_rows(batch, std::iter::once(time))?;
+        check_rows("batch, time", batch, std::iter::once(time))?;
         self.whole(schedule, batch, &[time], outputs, rows)
     }
 
-    /// A batch of sequences of these lengths, none padded: width 1.
+    /// A batch of sequences of these lengths, none padded: width 1. Leaves and outputs are those of the first
+    /// sequence, then those of the second, and so on.
     ///
     /// # Errors
     /// As [`padded`](Self::padded).
@@ -181,10 +79,10 @@ impl Planner {
         if lengths.is_empty() {
             return Err(Error::argument("lengths", "at least one sequence", "none"));
         }
-        if let Some(index) = lengths.iter().position(|&length| length == 0) {
-            return Err(Error::argument(format!("length of sequence {index}"), "at least 1", 0));
+        if let Some(sequence) = lengths.iter().position(|&length| length == 0) {
+            return Err(Error::argument("lengths", "at least 1 step", format!("0 for sequence {sequence}")));
         }
-        check_rows(1, lengths.iter().copied())?;
+        check_rows("lengths", 1, lengths.iter().copied())?;
         self.whole(schedule, 1, lengths, outputs, rows)
     }
 
@@ -212,16 +110,17 @@ impl Planner {
         schedule.width = width;
         match rows {
             Rows::Keep => {
-                let leaves = schedule.leaves.len();
-                for (slot, &node) in schedule.leaves.iter().chain(&schedule.out).enumerate() {
-                    self.slots[node as usize] = slot as u32;
+                for (slot, &node) in (0..).zip(schedule.leaves.iter().chain(&schedule.out)) {
+                    self.slots[node as usize] = slot;
                 }
-                schedule.slots = leaves + schedule.out.len();
+                schedule.slots = schedule.leaves.len() + schedule.out.len();
             }
             Rows::Reuse => {
                 let mut next = 0;
-                self.free.clear();
                 let mut free = std::mem::take(&mut self.free);
+                free.clear();
+                // Fewer slots than nodes: returning them never allocates after the largest call.
+                free.reserve(self.slots.len());
                 self.assign(schedule, &mut free, |free| {
                     free.pop().unwrap_or_else(|| {
                         next += 1;
@@ -236,11 +135,13 @@ impl Planner {
         Ok(())
     }
 
-    /// Streams that grow, each by at least one token, over the slots of an arena: width 1. The outputs are the last
-    /// prefix of each stream. Slots that no stream holds any more are free again.
+    /// Streams that grow, each by at least one token, over the slots of an arena: width 1. Leaves are the new tokens
+    /// of the first stream, then those of the second, and so on; the outputs are the last prefix of each. What a
+    /// stream holds is read where it lies; slots that none holds any more are free again. A token costs at most two
+    /// merges amortised; alone it takes at most `log2 T + 1` steps, `T` its stream's tokens.
     ///
     /// # Errors
-    /// [`Error::Argument`] if nothing is appended, a stream would pass 2^48 tokens, or the arena has not
+    /// [`Error::Argument`] if there is no stream or one gets no token or would have 2^48 tokens, or the arena has not
     /// [`Counter::append_slots`] free slots for each stream. Nothing was changed then.
     pub fn append(
         &mut self,
@@ -248,60 +149,64 @@ impl Planner {
         arena: &mut Slots,
         streams: &mut [(&mut Counter, usize)],
     ) -> Result<()> {
-        if streams.is_empty() || streams.iter().any(|(_, tokens)| *tokens == 0) {
-            return Err(Error::argument("streams", "at least one, each with a token", "none"));
+        if streams.is_empty() {
+            return Err(Error::argument("streams", "at least one", "none"));
         }
-        check_rows(1, streams.iter().map(|(_, tokens)| *tokens))?;
-        if let Some((counter, tokens)) =
-            streams.iter().find(|(counter, tokens)| counter.position + *tokens as u64 >= 1 << LEVELS)
-        {
-            let found = format!("{} and {tokens} more", counter.position);
-            return Err(Error::argument("position", format!("below 2^{LEVELS}"), found));
+        if let Some(stream) = streams.iter().position(|(_, tokens)| *tokens == 0) {
+            return Err(Error::argument("streams", "at least 1 token", format!("0 for stream {stream}")));
+        }
+        // A stream holds two nodes a level beside the new ones.
+        check_rows("streams", 1, streams.iter().map(|(_, tokens)| tokens.saturating_add(LEVELS)))?;
+        for (counter, tokens) in streams.iter() {
+            check_position(counter.position() + *tokens as u64)?;
         }
         let wanted: usize = streams.iter().map(|(_, tokens)| Counter::append_slots(*tokens)).sum();
         if wanted > arena.free() {
-            return Err(Error::argument("arena", format!("{wanted} free slots"), arena.free()));
+            let found = format!("{} of {}", arena.free(), arena.capacity());
+            return Err(Error::argument("arena", format!("{wanted} free slots"), found));
         }
-        let grown =
-            |(counter, tokens): &(&mut Counter, usize)| (counter.position, counter.position + *tokens as u64);
-        self.number(streams.iter().map(grown));
+
+        self.number(
+            streams.iter().map(|(counter, tokens)| (counter.position(), counter.position() + *tokens as u64)),
+        );
         schedule.outputs.clear();
         for (sequence, (counter, _)) in self.sequences.iter().zip(streams.iter()) {
-            // What the counter held lies in its slots, what it will hold is kept.
-            for (slot, node) in counter.slots().zip(held(sequence, sequence.start)) {
-                self.slots[node] = slot;
+            for (level, nodes) in sequence.held(sequence.start) {
+                for (node, slot) in nodes.into_iter().zip(counter.at(level)) {
+                    self.slots[node] = slot;
+                }
             }
-            for node in held(sequence, sequence.end) {
+            for node in sequence.held(sequence.end).flat_map(|(_, nodes)| nodes) {
                 self.last_read[node] = KEPT;
             }
             schedule.outputs.push(sequence.prefix(sequence.end) as u32);
         }
         self.sort(schedule);
+        // What was held and nothing reads is free from the start.
         for sequence in &self.sequences {
-            for node in held(sequence, sequence.start) {
-                if self.last_read[node] == 0 {
+            for node in sequence.held(sequence.start).flat_map(|(_, [block, prefix])| {
+                std::iter::once(block).chain((prefix != block).then_some(prefix))
+            }) {
+                if self.last_read[node] == UNWANTED {
                     arena.give(self.slots[node]);
                 }
             }
         }
         schedule.width = 1;
         schedule.slots = arena.capacity();
-        // Enough were free: `append_slots` bounds what is taken at any time.
-        self.assign(schedule, &mut arena.free, |free| free.pop().unwrap_or(0));
+        self.assign(schedule, &mut arena.free, |free| {
+            free.pop().expect("`append_slots` bounds what is taken at a time")
+        });
         for (sequence, (counter, _)) in self.sequences.iter().zip(streams) {
-            counter.position = sequence.end;
-            let mut known = 0;
-            for level in levels(sequence.end) {
-                known += 1 << level;
-                counter.blocks[level] = self.slots[sequence.block(level, known)];
-                counter.prefixes[level] = self.slots[sequence.prefix(known)];
-            }
+            let slots = &self.slots;
+            let held = sequence.held(sequence.end).map(|(level, nodes)| (level, nodes.map(|node| slots[node])));
+            counter.set(sequence.end, held);
         }
         self.translate(schedule);
         Ok(())
     }
 
-    /// Numbers the nodes of all sequences.
+    /// Numbers the nodes of all sequences; none is wanted yet.
     fn number(&mut self, sequences: impl Iterator<Item = (u64, u64)>) {
         self.sequences.clear();
         let mut nodes = 0;
@@ -311,67 +216,60 @@ impl Planner {
             self.sequences.push(sequence);
         }
         self.last_read.clear();
-        self.last_read.resize(nodes, 0);
-        self.slots.clear();
+        self.last_read.resize(nodes, UNWANTED);
+        // Every slot that is read is written first.
         self.slots.resize(nodes, 0);
     }
 
-    /// Marks what the kept nodes are made of, and lists leaves and merges, by step, as node numbers.
+    /// Marks what the kept nodes are made of, and lists leaves and merges: by step, then by sequence, then by the
+    /// position they end at.
     fn sort(&mut self, schedule: &mut Schedule) {
         let Planner { last_read, sequences, .. } = self;
         let mut counts = [0u32; MOST_STEPS];
-        let mut read = |last_read: &mut Vec<u32>, node: usize, step: usize, parts: [usize; 2]| {
-            if last_read[node] != 0 {
-                counts[step] += 1;
-                for part in parts {
-                    last_read[part] = last_read[part].max(step as u32);
-                }
-            }
-        };
-        // Readers before what they read: prefixes from the last, then blocks from the largest.
+        // Readers before what they read.
         for sequence in sequences.iter() {
-            for end in (sequence.start + 1..=sequence.end).rev() {
-                if !end.is_power_of_two() {
-                    let step = sequence.prefix_step(end);
-                    read(last_read, sequence.prefix(end), step, sequence.prefix_parts(end));
+            sequence.merges().rev().for_each(|merge| {
+                if last_read[merge.node] != UNWANTED {
+                    counts[merge.step] += 1;
+                    for part in merge.parts {
+                        last_read[part] = last_read[part].max(merge.step as u32);
+                    }
                 }
-            }
-            for level in (1..LEVELS).rev() {
-                for block in (sequence.start >> level) + 1..=sequence.end >> level {
-                    let end = block << level;
-                    read(last_read, sequence.block(level, end), level, sequence.block_parts(level, end));
-                }
-            }
+            });
         }
-        let steps = counts.iter().rposition(|&count| count > 0).unwrap_or(0);
         let Schedule { leaves, left, right, out, step_ends, .. } = schedule;
+        leaves.clear();
+        leaves.extend(sequences.iter().flat_map(|sequence| sequence.leaves()).map(|node| node as u32));
+        let mut cursors = [0u32; MOST_STEPS];
+        let mut end = 0;
         step_ends.clear();
-        step_ends.extend(counts[1..=steps].iter().scan(0, |end, count| {
-            *end += count;
-            Some(*end)
-        }));
-        let merges = step_ends.last().copied().unwrap_or(0) as usize;
+        step_ends.reserve(MOST_STEPS);
+        // No step is empty before the last one: a merge runs right after one of its parts.
+        for (cursor, &count) in cursors.iter_mut().zip(&counts).skip(1).take_while(|(_, count)| **count > 0) {
+            *cursor = end;
+            end += count;
+            step_ends.push(end);
+        }
         for list in [&mut *left, &mut *right, &mut *out] {
             list.clear();
-            list.resize(merges, 0);
+            // Pruning may keep more of a shorter sequence: room for all.
+            list.reserve(last_read.len() - leaves.len());
+            list.resize(end as usize, 0);
         }
-        let mut cursors = [0u32; MOST_STEPS];
-        cursors[2..].iter_mut().zip(&*step_ends).for_each(|(cursor, &end)| *cursor = end);
-        leaves.clear();
         for sequence in sequences.iter() {
-            leaves
-                .extend((1..=sequence.leaves() as u64).map(|i| sequence.block(0, sequence.start + i) as u32));
-            sequence.for_each_merge(|node, step, parts| {
-                if last_read[node] != 0 {
-                    let merge = cursors[step] as usize;
-                    cursors[step] += 1;
-                    [left[merge], right[merge], out[merge]] = [parts[0] as u32, parts[1] as u32, node as u32];
+            sequence.merges().for_each(|merge| {
+                if last_read[merge.node] != UNWANTED {
+                    let place = cursors[merge.step] as usize;
+                    cursors[merge.step] += 1;
+                    left[place] = merge.parts[0] as u32;
+                    right[place] = merge.parts[1] as u32;
+                    out[place] = merge.node as u32;
                 }
             });
         }
     }
 
-    /// Gives every node a slot, and slots back once nothing reads them.
+    /// Gives every node a slot, and slots back after the last step that reads them.
     fn assign(
         &mut self,
         schedule: &Schedule,
@@ -383,17 +281,20 @@ impl Planner {
             slots[leaf as usize] = take(free);
         }
         for &leaf in &schedule.leaves {
-            if last_read[leaf as usize] == 0 {
+            if last_read[leaf as usize] == UNWANTED {
                 free.push(slots[leaf as usize]);
             }
         }
         for (number, step) in (1..).zip(schedule.steps()) {
+            // All that the step writes is taken before anything that it reads is given back.
             for &node in step.out {
                 slots[node as usize] = take(free);
             }
             for &node in step.left.iter().chain(step.right) {
-                if last_read[node as usize] == number {
-                    last_read[node as usize] = 0;
+                let last_read = &mut last_read[node as usize];
+                if *last_read == number {
+                    // Given back once, though the step may read it often.
+                    *last_read = UNWANTED;
                     free.push(slots[node as usize]);
                 }
             }
@@ -409,24 +310,17 @@ impl Planner {
     }
 }
 
-/// The nodes that a counter of `position` tokens holds, in the order of [`Counter::slots`].
-fn held(sequence: &Sequence, position: u64) -> impl Iterator<Item = usize> + use<> {
-    let sequence = *sequence;
-    levels(position).flat_map(move |level| {
-        let known = position >> level << level;
-        let prefix = (level != top(position)).then(|| sequence.prefix(known));
-        std::iter::once(sequence.block(level, known)).chain(prefix)
-    })
-}
-
-/// Refuses passes whose rows 32 bits cannot number.
-fn check_rows(width: usize, mut lengths: impl Iterator<Item = usize>) -> Result<()> {
-    let rows = lengths
+/// Refuses passes whose nodes or rows 32 bits cannot number.
+fn check_rows(argument: &str, width: usize, mut lengths: impl Iterator<Item = usize>) -> Result<()> {
+    let tokens = lengths
         .try_fold(0usize, |sum, length| sum.checked_add(length))
-        // leaves, blocks and prefixes: three nodes a token at most, and what streams held before
-        .and_then(|tokens| tokens.checked_mul(3)?.checked_mul(width));
-    match rows {
-        Some(rows) if rows <= MOST_ROWS => Ok(()),
-        _ => Err(Error::argument("batch · time", "at most 2^31 / 3 tokens", "more")),
+        .and_then(|tokens| tokens.checked_mul(width));
+    match tokens {
+        // Leaves, blocks and prefixes: fewer than three nodes a token.
+        Some(tokens) if tokens <= MOST_ROWS / 3 => Ok(()),
+        _ => {
+            let found = tokens.map_or("more than a machine can count".into(), |tokens| tokens.to_string());
+            Err(Error::argument(argument, format!("at most {} tokens in a pass", MOST_ROWS / 3), found))
+        }
     }
 }

@@ -37,8 +37,9 @@ impl Schedule {
         self.slots
     }
 
-    /// The slot of each leaf. The input row of leaf `i`, lane `b` is `b · leaves + i`: `[B, T]`, batch first, or
-    /// sequences one after another.
+    /// The slot of each leaf, those included that no wanted output needs: leaves are the rows of the input. That of
+    /// leaf `i`, lane `b` is `b · leaves + i`: `[B, T]`, batch first, or sequences one after another. Leaves run
+    /// before the first step, all at once.
     pub fn leaves(&self) -> &[u32] {
         &self.leaves
     }
@@ -68,7 +69,12 @@ impl Schedule {
         &self.out
     }
 
-    /// The steps, first to last.
+    /// The end of each step in the lists of merges.
+    pub fn step_ends(&self) -> &[u32] {
+        &self.step_ends
+    }
+
+    /// The steps, first to last. In one, merges are sorted by sequence, then by the position they end at.
     pub fn steps(&self) -> impl DoubleEndedIterator<Item = Step<'_>> + ExactSizeIterator {
         (0..self.step_ends.len()).map(|step| {
             let first = if step == 0 { 0 } else { self.step_ends[step - 1] as usize };
