@@ -19,6 +19,9 @@ pub enum Rows {
 const MOST_ROWS: usize = 1 << 31;
 /// More than any step: the prefix of 2^48 - 1 tokens folds 48 blocks, the largest there after step 47.
 const MOST_STEPS: usize = 2 * LEVELS;
+/// What a stream may have beside three nodes a token: a block and a prefix that it held for each level, and a node for
+/// each level that was not full yet.
+const SPARE: usize = 3 * LEVELS;
 /// In `last_read`: nobody wants it.
 const UNWANTED: u32 = 0;
 /// In `last_read`: read after the pass.
@@ -97,7 +100,7 @@ impl Planner {
         for (sequence, &length) in lengths.iter().enumerate() {
             outputs.check(sequence, length)?;
         }
-        self.number(lengths.iter().map(|&length| (0, length as u64)));
+        let most = self.number(lengths.iter().map(|&length| (0, length as u64)), 0);
         schedule.outputs.clear();
         for (sequence, &length) in self.sequences.iter().zip(lengths) {
             for j in 0..outputs.count(length) {
@@ -106,7 +109,7 @@ impl Planner {
                 schedule.outputs.push(node as u32);
             }
         }
-        self.sort(schedule);
+        self.sort(schedule, most);
         schedule.width = width;
         match rows {
             Rows::Keep => {
@@ -119,8 +122,7 @@ impl Planner {
                 let mut next = 0;
                 let mut free = std::mem::take(&mut self.free);
                 free.clear();
-                // Fewer slots than nodes: returning them never allocates after the largest call.
-                free.reserve(self.slots.len());
+                free.reserve(most);
                 self.assign(schedule, &mut free, |free| {
                     free.pop().unwrap_or_else(|| {
                         next += 1;
@@ -155,8 +157,7 @@ impl Planner {
         if let Some(stream) = streams.iter().position(|(_, tokens)| *tokens == 0) {
             return Err(Error::argument("streams", "at least 1 token", format!("0 for stream {stream}")));
         }
-        // A stream holds two nodes a level beside the new ones.
-        check_rows("streams", 1, streams.iter().map(|(_, tokens)| tokens.saturating_add(LEVELS)))?;
+        check_rows("streams", 1, streams.iter().map(|(_, tokens)| tokens.saturating_add(SPARE / 3)))?;
         for (counter, tokens) in streams.iter() {
             check_position(counter.position() + *tokens as u64)?;
         }
@@ -166,9 +167,11 @@ impl Planner {
             return Err(Error::argument("arena", format!("{wanted} free slots"), found));
         }
 
-        self.number(
-            streams.iter().map(|(counter, tokens)| (counter.position(), counter.position() + *tokens as u64)),
-        );
+        let grown = streams.iter().map(|(counter, tokens)| {
+            let start = counter.position();
+            (start, start + *tokens as u64)
+        });
+        let most = self.number(grown, SPARE);
         schedule.outputs.clear();
         for (sequence, (counter, _)) in self.sequences.iter().zip(streams.iter()) {
             for (level, nodes) in sequence.held(sequence.start) {
@@ -181,7 +184,7 @@ impl Planner {
             }
             schedule.outputs.push(sequence.prefix(sequence.end) as u32);
         }
-        self.sort(schedule);
+        self.sort(schedule, most);
         // What was held and nothing reads is free from the start.
         for sequence in &self.sequences {
             for node in sequence.held(sequence.start).flat_map(|(_, [block, prefix])| {
@@ -199,31 +202,36 @@ impl Planner {
         });
         for (sequence, (counter, _)) in self.sequences.iter().zip(streams) {
             let slots = &self.slots;
-            let held = sequence.held(sequence.end).map(|(level, nodes)| (level, nodes.map(|node| slots[node])));
+            let held =
+                sequence.held(sequence.end).map(|(level, nodes)| (level, nodes.map(|node| slots[node])));
             counter.set(sequence.end, held);
         }
         self.translate(schedule);
         Ok(())
     }
 
-    /// Numbers the nodes of all sequences; none is wanted yet.
-    fn number(&mut self, sequences: impl Iterator<Item = (u64, u64)>) {
+    /// Numbers the nodes of all sequences; none is wanted yet. Returns the most nodes that as many tokens of as many
+    /// sequences can have, `spare` and three a token: for so many memory is taken, whatever is planned now.
+    fn number(&mut self, sequences: impl Iterator<Item = (u64, u64)>, spare: usize) -> usize {
         self.sequences.clear();
-        let mut nodes = 0;
+        let (mut nodes, mut most) = (0, 0);
         for (start, end) in sequences {
             let sequence = Sequence::new(start, end, nodes);
             nodes += sequence.nodes();
+            most += 3 * (end - start) as usize + spare;
             self.sequences.push(sequence);
         }
-        self.last_read.clear();
-        self.last_read.resize(nodes, UNWANTED);
-        // Every slot that is read is written first.
-        self.slots.resize(nodes, 0);
+        for (list, value) in [(&mut self.last_read, UNWANTED), (&mut self.slots, 0)] {
+            list.clear();
+            list.reserve(most);
+            list.resize(nodes, value);
+        }
+        most
     }
 
     /// Marks what the kept nodes are made of, and lists leaves and merges: by step, then by sequence, then by the
-    /// position they end at.
-    fn sort(&mut self, schedule: &mut Schedule) {
+    /// position they end at. Takes memory for the merges of `most` nodes.
+    fn sort(&mut self, schedule: &mut Schedule, most: usize) {
         let Planner { last_read, sequences, .. } = self;
         let mut counts = [0u32; MOST_STEPS];
         // Readers before what they read.
@@ -252,8 +260,8 @@ impl Planner {
         }
         for list in [&mut *left, &mut *right, &mut *out] {
             list.clear();
-            // Pruning may keep more of a shorter sequence: room for all.
-            list.reserve(last_read.len() - leaves.len());
+            // Pruned, a shorter sequence may have more merges than a longer one.
+            list.reserve(most - leaves.len());
             list.resize(end as usize, 0);
         }
         for sequence in sequences.iter() {
@@ -322,5 +330,51 @@ fn check_rows(argument: &str, width: usize, mut lengths: impl Iterator<Item = us
             let found = tokens.map_or("more than a machine can count".into(), |tokens| tokens.to_string());
             Err(Error::argument(argument, format!("at most {} tokens in a pass", MOST_ROWS / 3), found))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacities(planner: &Planner, schedule: &Schedule) -> [usize; 10] {
+        let Planner { last_read, slots, free, sequences } = planner;
+        let Schedule { leaves, left, right, out, step_ends, outputs, .. } = schedule;
+        let lists = [last_read, slots, free, leaves, left, right, out, step_ends, outputs].map(Vec::capacity);
+        std::array::from_fn(|i| lists.get(i).copied().unwrap_or(sequences.capacity()))
+    }
+
+    #[test]
+    fn smaller_passes_allocate_nothing_after_the_largest() {
+        for outputs in [Outputs::All, Outputs::Last, Outputs::LastN(2), Outputs::At(vec![0, 2])] {
+            for rows in [Rows::Reuse, Rows::Keep] {
+                let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
+                planner.ragged(&mut schedule, &[300; 5], &outputs, rows).expect("a pass");
+                let most = capacities(&planner, &schedule);
+                for time in 3..=300 {
+                    planner.padded(&mut schedule, 5, time, &outputs, rows).expect("a pass");
+                    planner
+                        .ragged(&mut schedule, &[time, 300, 3, 301 - time.min(298), 255], &outputs, rows)
+                        .expect("a pass");
+                    assert_eq!(capacities(&planner, &schedule), most, "{outputs:?} at {time}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn streams_allocate_nothing_after_the_largest_call() {
+        let (mut planner, mut schedule, mut arena) = (Planner::new(), Schedule::default(), Slots::new(500));
+        let mut counters = [(); 7].map(|()| Counter::new());
+        let room = arena.free.capacity();
+        let mut most = None;
+        // The first call is of empty streams; they get up to 9 levels.
+        for tokens in [1; 512] {
+            let mut streams = counters.each_mut().map(|counter| (counter, tokens));
+            planner.append(&mut schedule, &mut arena, &mut streams).expect("free slots");
+            let now = capacities(&planner, &schedule);
+            assert_eq!(*most.get_or_insert(now), now);
+        }
+        assert_eq!(arena.free.capacity(), room);
     }
 }
