@@ -344,8 +344,14 @@ impl Planner {
             }
         }
         let steps = counts.iter().rposition(|&count| count > 0).unwrap_or(0);
-        let Schedule { leaves, left, right, out, step_ends, .. } = schedule;
+        let Schedule { leaves, left, right, out, step_ends, outputs, .. } = schedule;
+        // A shorter sequence can have more merges and steps than a longer one. The lists have room for the most that
+        // any of up to this length has: a merge a token, one an output, and two a level for the folds below them.
+        let levels_of = |sequence: &Sequence| top(sequence.end) + 1;
+        let most = |sequence: &Sequence| sequence.leaves() + 2 * levels_of(sequence);
+        let most = outputs.len() + sequences.iter().map(most).sum::<usize>();
         step_ends.clear();
+        step_ends.reserve(MOST_STEPS);
         step_ends.extend(counts[1..=steps].iter().scan(0, |end, count| {
             *end += count;
             Some(*end)
@@ -353,6 +359,7 @@ impl Planner {
         let merges = step_ends.last().copied().unwrap_or(0) as usize;
         for list in [&mut *left, &mut *right, &mut *out] {
             list.clear();
+            list.reserve(most);
             list.resize(merges, 0);
         }
         let mut cursors = [0u32; MOST_STEPS];
