@@ -33,6 +33,7 @@ pub struct Streams<B: Backend> {
     max_time: u64,
     arena: B::Buffer<u8>,
     arena_bytes: usize,
+    bytes: usize,
     slots: Slots,
     /// None where no stream is open; the generation tells an old id from a new one.
     counters: Vec<(u64, Option<Counter>)>,
@@ -76,9 +77,11 @@ impl<B: Backend> Streams<B> {
             backend.replan(&mut plan, &schedule)?;
             workspace_bytes = workspace_bytes.max(backend.workspace_bytes(&plan));
         }
+        let floats = piece.max(capacity) + capacity * (config.hidden + config.output);
         Ok(Streams {
             arena: backend.alloc(arena_bytes)?,
             arena_bytes,
+            bytes: arena_bytes + workspace_bytes + 4 * floats,
             slots: Slots::new(slots),
             counters: vec![(0, None); capacity],
             workspace: backend.alloc(workspace_bytes)?,
@@ -94,9 +97,9 @@ impl<B: Backend> Streams<B> {
         })
     }
 
-    /// Bytes of states on the device: `O(log max_time)` a stream.
+    /// Bytes on the device, all allocated beforehand: the states, `O(log max_time)` a stream, and what a pass wants.
     pub fn bytes(&self) -> usize {
-        self.arena_bytes
+        self.bytes
     }
 
     /// Opens an empty stream.

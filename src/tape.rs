@@ -196,7 +196,8 @@ impl<B: Backend> Tape<B> {
     pub fn reserve(&mut self, outputs: &Outputs) -> Result<()> {
         let shape = Shape::Padded { batch: self.max_batch, time: self.max_time };
         let pass = self.passes_used;
-        self.plan(pass, &shape, outputs)
+        self.plan(pass, &shape, outputs)?;
+        self.allocate(self.passes[pass].outputs * self.config.hidden).map(|_| ())
     }
 
     /// Bytes on the device that the tape holds.

@@ -96,16 +96,21 @@ impl Clone for Schedule {
         schedule
     }
 
-    /// Copies into the memory that the lists have.
+    /// Copies into the memory that the lists have; makes room for as much as the other's have room for.
     fn clone_from(&mut self, other: &Self) {
         let Schedule { width, slots, leaves, left, right, out, step_ends, outputs } = self;
         (*width, *slots) = (other.width, other.slots);
-        leaves.clone_from(&other.leaves);
-        left.clone_from(&other.left);
-        right.clone_from(&other.right);
-        out.clone_from(&other.out);
-        step_ends.clone_from(&other.step_ends);
-        outputs.clone_from(&other.outputs);
+        let copy = |to: &mut Vec<u32>, from: &Vec<u32>| {
+            to.clear();
+            to.reserve(from.capacity());
+            to.extend_from_slice(from);
+        };
+        copy(leaves, &other.leaves);
+        copy(left, &other.left);
+        copy(right, &other.right);
+        copy(out, &other.out);
+        copy(step_ends, &other.step_ends);
+        copy(outputs, &other.outputs);
     }
 }
 

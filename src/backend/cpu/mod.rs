@@ -405,6 +405,5 @@ impl Backend for Cpu {
     }
 }
 
-/// The largest error of the vectorised gates, for tests: `σ` and `tanh` of a slice on a path.
 #[cfg(test)]
 mod tests;
