@@ -427,6 +427,9 @@ fn check_rows(width: usize, mut lengths: impl Iterator<Item = usize>) -> Result<
         .and_then(|tokens| tokens.checked_mul(3)?.checked_mul(width));
     match rows {
         Some(rows) if rows <= MOST_ROWS => Ok(()),
-        _ => Err(Error::argument("batch · time", "at most 2^31 / 3 tokens", "more")),
+        _ => {
+            let expected = "at most 2^31 / 3 tokens in one pass: take smaller batches or shorter sequences";
+            Err(Error::argument("batch · time", expected, "more"))
+        }
     }
 }
