@@ -14,6 +14,7 @@ pub mod error;
 pub mod evaluate;
 #[cfg(feature = "tasks")]
 pub mod golden;
+mod identity;
 pub mod model;
 pub mod optim;
 pub mod random;

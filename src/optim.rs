@@ -84,9 +84,17 @@ impl<B: Backend> Optimizer<B> {
     /// # Errors
     /// [`Error::Argument`] if parameters and gradient are of different configurations; the device's.
     pub fn step(&mut self, parameters: &mut Parameters<B>, gradients: &Gradients<B>) -> Result<()> {
-        if parameters.config() != gradients.config() || parameters.layout().len() != self.len {
+        if parameters.config() != gradients.config() {
             let (expected, found) = (parameters.config(), gradients.config());
             return Err(Error::argument("gradients", format!("those of {expected:?}"), format!("{found:?}")));
+        }
+        if parameters.layout().len() != self.len {
+            let (expected, found) = (self.len, parameters.layout().len());
+            return Err(Error::argument(
+                "parameters",
+                format!("the {expected} that Adam was built for"),
+                found,
+            ));
         }
         let (backend, len) = (&self.backend, self.len);
         let buffers = AdamBuffers {
@@ -130,11 +138,18 @@ impl<B: Backend> Optimizer<B> {
     /// Continues from the moments of a checkpoint that was `steps` steps in.
     ///
     /// # Errors
-    /// [`Error::Argument`] if their lengths are not the parameters'; the device's.
+    /// [`Error::Argument`] if their lengths are not the parameters', one is not finite or a second moment is
+    /// negative; the device's.
     pub fn restore(&mut self, moments: &[Vec<f32>; 2], steps: u64) -> Result<()> {
         for (name, moments) in ["m", "v"].into_iter().zip(moments) {
             if moments.len() != self.len {
                 return Err(Error::argument(name, format!("{} elements", self.len), moments.len()));
+            }
+            let wrong = |x: f32| !x.is_finite() || (name == "v" && x < 0.0);
+            if let Some(index) = moments.iter().position(|&x| wrong(x)) {
+                let expected = "finite moments, the second not negative";
+                let found = format!("{} at element {index}", moments[index]);
+                return Err(Error::argument(name, expected, found));
             }
         }
         let (backend, len) = (&self.backend, self.len);

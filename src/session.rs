@@ -48,6 +48,11 @@ impl<B: Backend> SessionBuilder<B> {
     /// [`Error::Argument`] if a limit is 0 or the batch too large to index; the device's if it is out of memory.
     pub fn build(self) -> Result<Session<B>> {
         let SessionBuilder { model, max_batch, max_time, outputs, dense } = self;
+        for (name, limit) in [("max_batch", max_batch), ("max_time", max_time)] {
+            if limit == 0 {
+                return Err(Error::argument(name, "at least 1", 0));
+            }
+        }
         let (config, backend) = (model.config().clone(), model.backend().clone());
         let mut planner = Planner::new();
         let mut schedule = Schedule::default();

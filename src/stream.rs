@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{Backend, Input, Pass};
 use crate::error::{Error, Result};
+use crate::identity;
 use crate::model::{Config, Model};
 use crate::session::check_tokens;
 use crate::tree::{Counter, Planner, Schedule, Slots};
@@ -35,7 +36,7 @@ pub struct Streams<B: Backend> {
     arena_bytes: usize,
     bytes: usize,
     slots: Slots,
-    /// None where no stream is open; the generation tells an old id from a new one.
+    /// None where no stream is open; the generation, given out once, tells an id from an old or a foreign one.
     counters: Vec<(u64, Option<Counter>)>,
     planner: Planner,
     schedule: Schedule,
@@ -117,8 +118,7 @@ impl<B: Backend> Streams<B> {
     pub fn close(&mut self, stream: StreamId) -> Result<()> {
         let counter = self.counter(stream)?.clone();
         counter.slots().for_each(|slot| self.slots.give(slot));
-        self.counters[stream.index].0 += 1;
-        self.counters[stream.index].1 = None;
+        self.counters[stream.index] = (0, None);
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl<B: Backend> Streams<B> {
     /// [`Error::Token`]. Nothing was changed then.
     pub fn append(&mut self, tokens: &[(StreamId, u32)]) -> Result<&[f32]> {
         if tokens.is_empty() || tokens.len() > self.counters.len() {
-            let expected = format!("1 to {} streams", self.counters.len());
+            let expected = format!("1 to {} streams (capacity), each once", self.counters.len());
             return Err(Error::argument("tokens", expected, tokens.len()));
         }
         for (index, &(stream, token)) in tokens.iter().enumerate() {
@@ -243,7 +243,7 @@ impl<B: Backend> Streams<B> {
     /// [`Error::Argument`] if the bytes are no saved stream, or one of another configuration, or all streams are
     /// open; [`Error::Format`] if a newer version wrote them; [`Error::NotFinite`].
     pub fn restore(&mut self, bytes: &[u8]) -> Result<StreamId> {
-        let wrong = |found: String| Error::argument("bytes", "a saved stream", found);
+        let wrong = |found: String| Error::argument("bytes", "a stream as `save` writes it, whole", found);
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| wrong(error.to_string()))?;
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| wrong(error.to_string()))?;
         let text = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
@@ -262,7 +262,7 @@ impl<B: Backend> Streams<B> {
         if position > self.max_time {
             return Err(Error::argument(
                 "bytes",
-                format!("at most {} tokens (max_time)", self.max_time),
+                format!("at most {} tokens (max_time): make `Streams` with a larger one", self.max_time),
                 position,
             ));
         }
@@ -305,21 +305,27 @@ impl<B: Backend> Streams<B> {
             let expected = format!("at most {capacity} open streams (capacity): close one");
             return Err(Error::argument("streams", expected, capacity + 1));
         };
-        self.counters[index].1 = Some(counter);
-        Ok(StreamId { index, generation: self.counters[index].0 })
+        let generation = identity::next();
+        self.counters[index] = (generation, Some(counter));
+        Ok(StreamId { index, generation })
     }
 
     fn counter(&self, stream: StreamId) -> Result<&Counter> {
         match self.counters.get(stream.index) {
             Some((generation, Some(counter))) if *generation == stream.generation => Ok(counter),
-            _ => Err(Error::argument("stream", "an open stream", format!("{stream:?}, which is closed"))),
+            _ => {
+                let found = format!("{stream:?}, which was closed or is of other streams");
+                Err(Error::argument("stream", "an open stream, as `open` gives it", found))
+            }
         }
     }
 
     fn check_room(&self, stream: StreamId, tokens: usize) -> Result<()> {
         let position = self.counter(stream)?.position();
         if tokens as u64 > self.max_time - position {
-            let expected = format!("at most {} tokens in all (max_time)", self.max_time);
+            let most = self.max_time;
+            let expected =
+                format!("at most {most} tokens in all (max_time): make `Streams` with a larger one");
             return Err(Error::argument("stream", expected, format!("{tokens} more at position {position}")));
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, Input, Labelled, Pass};
 use crate::error::{Error, Result};
+use crate::identity;
 use crate::model::{Config, Layout, Parameters};
 use crate::session::{check_dense, check_tokens};
 use crate::tree::{Outputs, Planner, Rows, Schedule};
@@ -82,6 +83,14 @@ enum Node<B: Backend> {
     Spent,
 }
 
+/// What may be asked of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Scan { pass: usize },
+    CrossEntropy,
+    Other,
+}
+
 /// A value and its gradient on the device; kept over [`Tape::clear`] and used again.
 #[derive(Debug)]
 struct Storage<B: Backend> {
@@ -137,8 +146,8 @@ pub struct Tape<B: Backend> {
     storage: Vec<Storage<B>>,
     passes: Vec<PassMemory<B>>,
     passes_used: usize,
-    /// The pass of each value that is a scan.
-    scans: Vec<Option<usize>>,
+    /// What each value is, also once it was walked back.
+    kinds: Vec<Kind>,
     labels: Vec<Labels<B>>,
     labels_used: usize,
     gradients: Gradients<B>,
@@ -179,11 +188,11 @@ impl<B: Backend> Tape<B> {
             storage: Vec::new(),
             passes: Vec::new(),
             passes_used: 0,
-            scans: Vec::new(),
+            kinds: Vec::new(),
             labels: Vec::new(),
             labels_used: 0,
             gradients,
-            recording: 0,
+            recording: identity::next(),
             backend,
         })
     }
@@ -216,10 +225,10 @@ impl<B: Backend> Tape<B> {
     /// Forgets all values; keeps the memory.
     pub fn clear(&mut self) {
         self.nodes.clear();
-        self.scans.clear();
+        self.kinds.clear();
         self.passes_used = 0;
         self.labels_used = 0;
-        self.recording += 1;
+        self.recording = identity::next();
     }
 
     /// Records a scan over a batch of token sequences, ragged or not: `h` of the outputs, `[outputs, H]`, those of
@@ -361,8 +370,8 @@ impl<B: Backend> Tape<B> {
     pub fn metrics(&self, loss: Value) -> Result<Metrics> {
         let index = self.index(loss)?;
         let storage = &self.storage[index];
-        if !matches!(self.nodes[index], Node::CrossEntropy { .. } | Node::Spent) || storage.capacity < 3 {
-            return Err(Error::argument("loss", "a cross entropy", "another value"));
+        if self.kinds[index] != Kind::CrossEntropy {
+            return Err(Error::argument("loss", "the value of a cross entropy", "another value"));
         }
         let mut metrics = [0.0; 3];
         self.backend.download(self.backend.view(&storage.value, 0, 3), &mut metrics)?;
@@ -435,14 +444,17 @@ impl<B: Backend> Tape<B> {
     /// [`Error::Argument`] if `scan` is not a dense scan of this recording; the device's.
     pub fn d_input(&self, scan: Value) -> Result<Vec<f32>> {
         let index = self.index(scan)?;
-        let passes = self.scans[index].and_then(|pass| self.passes.get(pass));
-        match passes {
+        let pass = match self.kinds[index] {
+            Kind::Scan { pass } => Some(&self.passes[pass]),
+            _ => None,
+        };
+        match pass {
             Some(PassMemory { d_input, input: (rows, true), .. }) => {
                 let mut host = vec![0.0; rows * self.config.input];
                 self.backend.download(self.backend.view(d_input, 0, host.len()), &mut host)?;
                 Ok(host)
             }
-            _ => Err(Error::argument("scan", "a scan over dense input", "another value")),
+            _ => Err(Error::argument("scan", "the value of a `scan_dense`", "another value")),
         }
     }
 
@@ -472,8 +484,8 @@ impl<B: Backend> Tape<B> {
         if self.nodes.iter().any(|node| matches!(node, Node::Spent)) {
             return Err(Error::argument(
                 "value",
-                "a recording not yet walked back",
-                "one that was: record anew",
+                "one of a recording not yet walked back: `clear`, and record anew",
+                "one that was",
             ));
         }
         let backend = &self.backend;
@@ -483,15 +495,15 @@ impl<B: Backend> Tape<B> {
         }
         backend.zero(backend.view_mut(&mut self.gradients.flat, 0, self.gradients.layout.len()))?;
         backend.upload(gradient, backend.view_mut(&mut self.storage[last].gradient, 0, gradient.len()))?;
-        let nodes = std::mem::take(&mut self.nodes);
-        let count = nodes.len();
+        // Spent before anything is walked: a panic in a function of the user's leaves no half of a recording.
+        let spent = self.nodes.iter().map(|_| Node::Spent).collect();
+        let nodes = std::mem::replace(&mut self.nodes, spent);
         let mut result = Ok(());
         for (index, node) in nodes.into_iter().enumerate().rev() {
             if index <= last && result.is_ok() {
                 result = self.backward_node(index, node);
             }
         }
-        self.nodes.extend((0..count).map(|_| Node::Spent));
         result.map(|()| &self.gradients)
     }
 
@@ -568,7 +580,8 @@ impl<B: Backend> Tape<B> {
 
     fn index(&self, value: Value) -> Result<usize> {
         if value.recording != self.recording || value.index >= self.nodes.len() {
-            return Err(Error::argument("value", "one of the present recording", "one from before `clear`"));
+            let found = "one from before `clear`, or of another tape";
+            return Err(Error::argument("value", "one of the present recording", found));
         }
         Ok(value.index)
     }
@@ -593,12 +606,14 @@ impl<B: Backend> Tape<B> {
     fn shape(&self, lengths: impl ExactSizeIterator<Item = usize> + Clone) -> Result<Shape> {
         let (batch, max_batch, max_time) = (lengths.len(), self.max_batch, self.max_time);
         if batch == 0 || batch > max_batch {
-            return Err(Error::argument("batch", format!("1 to {max_batch} sequences"), batch));
+            let expected = format!("1 to {max_batch} sequences (max_batch of `Tape::new`)");
+            return Err(Error::argument("batch", expected, batch));
         }
         for (index, length) in lengths.clone().enumerate() {
             if length == 0 || length > max_time {
                 let name = format!("sequence {index}");
-                return Err(Error::argument(name, format!("1 to {max_time} steps"), length));
+                let expected = format!("1 to {max_time} steps (max_time of `Tape::new`)");
+                return Err(Error::argument(name, expected, length));
             }
         }
         let time = lengths.clone().next().unwrap_or(0);
@@ -693,7 +708,11 @@ impl<B: Backend> Tape<B> {
     }
 
     fn push(&mut self, node: Node<B>) -> Value {
-        self.scans.push(if let Node::Scan { pass, .. } = &node { Some(*pass) } else { None });
+        self.kinds.push(match &node {
+            Node::Scan { pass, .. } => Kind::Scan { pass: *pass },
+            Node::CrossEntropy { .. } => Kind::CrossEntropy,
+            _ => Kind::Other,
+        });
         self.nodes.push(node);
         Value { index: self.nodes.len() - 1, recording: self.recording }
     }

@@ -127,6 +127,9 @@ impl<B: Backend> Trainer<B> {
 
     fn at(settings: Settings, parameters: Parameters<B>, step: u64) -> Result<Self> {
         let Settings { task, batch, max_length, .. } = settings;
+        if batch == 0 {
+            return Err(Error::argument("batch", "at least 1", 0));
+        }
         if max_length == 0 || max_length > 1 << 20 {
             return Err(Error::argument("max_length", "1 to 2^20", max_length));
         }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{normals, parameters, random};
+use common::{central_differences, distance, dot, normals, oracle as model, parameters, random};
 use pr_lstm::model::Cell;
 use pr_lstm::random::Random;
 use pr_lstm::reference::{
@@ -10,47 +10,15 @@ use pr_lstm::reference::{
 };
 use pr_lstm::{Config, Error};
 
-/// `Σ a ⊙ b`.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// The norm of `a - b` over that of `b`.
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let difference: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
-    (dot(&difference, &difference) / dot(b, b)).sqrt()
-}
-
 /// As powers of ten.
 fn show(errors: &[f64]) -> String {
     errors.iter().map(|error| format!("{error:9.1e}")).collect()
 }
 
-fn model(config: &Config, flat: &[f64]) -> Model {
-    Model::new(config, Parameters::from_flat(config, flat).unwrap()).unwrap()
-}
-
-/// `(f(x + εe) - f(x - εe)) / 2ε` for every element.
-fn central_differences(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
-    let epsilon = 1e-5;
-    (0..x.len())
-        .map(|k| {
-            let at = |shift: f64| {
-                let mut x = x.to_vec();
-                x[k] += shift;
-                f(&x)
-            };
-            (at(epsilon) - at(-epsilon)) / (2.0 * epsilon)
-        })
-        .collect()
-}
-
 #[cfg(feature = "tasks")]
 mod golden {
     use super::*;
-    use common::{cell_files, golden};
+    use common::{TrainingTrace, cell_files, golden};
     use pr_lstm::golden::{CellFile, TensorFile, relative_error, worst_position};
 
     #[test]
@@ -89,33 +57,20 @@ mod golden {
 
     #[test]
     fn thirty_training_steps_follow_the_papers() {
-        let file = TensorFile::read(golden("training-parity.safetensors")).unwrap();
-        let config = file.config().unwrap();
+        let trace = TrainingTrace::read();
+        let TrainingTrace { config, losses, norms, .. } = &trace;
         let layout = config.layout().unwrap();
-        let flat = |prefix: &str| -> Vec<f64> {
-            let tensor = |p: &pr_lstm::model::ParameterRange| {
-                file.f64(&format!("{prefix}.{}", p.name), &p.shape).unwrap()
-            };
-            layout.names.iter().flat_map(tensor).collect()
-        };
-        let (losses, norms) = (file.f64("loss", &[30]).unwrap(), file.f64("grad_norm", &[30]).unwrap());
-        let mut weights = flat("initial");
+        let mut weights = trace.parameters("initial");
         let mut adam = Adam::paper(layout.len());
         let mut worst: [f64; 2] = [0.0; 2];
-        for step in 0..30 {
-            let name = format!("step{step}.bits");
-            let shape = file.shape(&name).unwrap();
-            let bits = file.i32(&name, shape).unwrap();
-            let sequences = bits.chunks(shape[1]).map(|bits| bits.iter().map(|&bit| bit as u32));
-            let targets: Vec<u32> = sequences.clone().map(|bits| bits.sum::<u32>() % 2).collect();
-            let input = Input::Tokens(sequences.map(|bits| bits.chain([2]).collect()).collect());
-
-            let model = model(&config, &weights);
+        for (step, (sequences, targets)) in trace.steps.iter().enumerate() {
+            let input = Input::Tokens(sequences.clone());
+            let model = model(config, &weights);
             let pass = model.forward_last(&input).unwrap();
-            let (loss, d_output) = cross_entropy(pass.output(), config.output, &targets).unwrap();
+            let (loss, d_output) = cross_entropy(pass.output(), config.output, targets).unwrap();
             let gradient = model.backward(&pass, &d_output).unwrap().parameters.to_flat();
             if step == 0 {
-                let expected = flat("grad0");
+                let expected = trace.parameters("grad0");
                 for p in &layout.names {
                     let error = relative_error(&gradient[p.range.clone()], &expected[p.range.clone()]);
                     println!("grad0.{}: {error:.1e}", p.name);
@@ -128,7 +83,7 @@ mod golden {
             worst = std::array::from_fn(|n| worst[n].max(errors[n]));
         }
         println!("worst of 30 steps: loss, norm {}", show(&worst));
-        let expected = flat("final");
+        let expected = trace.parameters("final");
         for p in &layout.names {
             let error = relative_error(&weights[p.range.clone()], &expected[p.range.clone()]);
             println!("final.{}: {error:.1e}", p.name);

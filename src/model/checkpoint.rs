@@ -47,7 +47,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is not a checkpoint, is cut short, or a tensor is
-    /// missing or has another shape than its configuration says; [`Error::Format`] if a newer version wrote it;
+    /// missing, unknown or has another shape than its configuration says; [`Error::Format`] if a newer version wrote it;
     /// [`Error::NotFinite`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
@@ -56,7 +56,10 @@ impl Checkpoint {
         let file = |problem: String| Error::File { path: path.into(), problem };
         let (header, tensors) = SafeTensors::read_metadata(&bytes)
             .and_then(|(_, header)| Ok((header, SafeTensors::deserialize(&bytes)?)))
-            .map_err(|error| file(format!("not a whole safetensors file ({error})")))?;
+            .map_err(|error| match cut_tensor(&bytes) {
+                Some(name) => file(format!("cut short: tensor `{name}` is not whole; copy the file again")),
+                None => file(format!("not a whole safetensors file ({error})")),
+            })?;
         let text = header.metadata().as_ref().and_then(|metadata| metadata.get(KEY)).ok_or_else(|| {
             file(format!("not a checkpoint of this crate: its metadata has no key `{KEY}`"))
         })?;
@@ -81,14 +84,22 @@ impl Checkpoint {
                 "its configuration wants {wanted} parameters, more than the file holds"
             )));
         }
-        let read = |prefix: &str| read_tensors(&tensors, &layout, prefix).map_err(file);
+        let read = |prefix: &str| {
+            let flat = read_tensors(&tensors, &layout, prefix).map_err(file)?;
+            let origin = format!("{}: tensor {prefix}", path.display());
+            check_finite(&layout, &flat).map_err(|error| in_tensors_of(&origin, error))?;
+            Ok(flat)
+        };
+        let known = |name: &str| {
+            let moments = name.strip_prefix("adam.m.").or_else(|| name.strip_prefix("adam.v."));
+            layout.get(moments.unwrap_or(name)).is_some()
+        };
+        if let Some(name) = tensors.names().into_iter().find(|name| !known(name)) {
+            return Err(file(format!("tensor `{name}` is none that its configuration has")));
+        }
         let parameters = read("")?;
-        check_finite(&layout, &parameters)?;
         let has_moments = tensors.names().iter().any(|name| name.starts_with("adam."));
         let moments = if has_moments { Some([read("adam.m.")?, read("adam.v.")?]) } else { None };
-        for moments in moments.iter().flatten() {
-            check_finite(&layout, moments)?;
-        }
         Ok(Checkpoint {
             task: json["task"].as_str().map(str::to_owned),
             seed: number(&json, "seed")?,
@@ -116,7 +127,7 @@ impl Checkpoint {
                 let name = format!("checkpoint.{prefix}*");
                 return Err(Error::argument(name, format!("{} elements", layout.len()), flat.len()));
             }
-            check_finite(&layout, flat)?;
+            check_finite(&layout, flat).map_err(|error| in_tensors_of(prefix, error))?;
             for parameter in &layout.names {
                 let bytes = bytemuck::cast_slice(&flat[parameter.range.clone()]);
                 let view = TensorView::new(Dtype::F32, parameter.shape.clone(), bytes)
@@ -137,6 +148,26 @@ impl Checkpoint {
             .map_err(|error| Error::argument("checkpoint", "tensors that safetensors takes", error))?;
         write_atomically(path, &bytes)
     }
+}
+
+/// The error with the place of its tensor before its name.
+fn in_tensors_of(prefix: &str, error: Error) -> Error {
+    match error {
+        Error::NotFinite { tensor, index, value } => {
+            Error::NotFinite { tensor: format!("{prefix}{tensor}"), index, value }
+        }
+        other => other,
+    }
+}
+
+/// The first tensor, in the order of the file, that ends beyond the file's end; None if even the header does.
+fn cut_tensor(bytes: &[u8]) -> Option<String> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let (header, data) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let header: Value = serde_json::from_slice(header).ok()?;
+    let end = |tensor: &Value| tensor["data_offsets"][1].as_u64().filter(|&end| end > data.len() as u64);
+    let cut = header.as_object()?.iter().filter_map(|(name, tensor)| Some((end(tensor)?, name)));
+    cut.min().map(|(_, name)| name.clone())
 }
 
 fn read_tensors(tensors: &SafeTensors<'_>, layout: &Layout, prefix: &str) -> Result<Vec<f32>, String> {

@@ -138,6 +138,8 @@ pub struct Layout {
 
 /// Largest accepted value of any size: products of three of them times four bytes stay below 2^63.
 const LARGEST: usize = 1 << 20;
+/// Most parameters of a model: 16 GiB of f32.
+const MOST_PARAMETERS: usize = 1 << 32;
 
 impl Layout {
     fn new(config: &Config) -> Result<Self> {
@@ -168,6 +170,10 @@ impl Layout {
         let unary =
             (0..config.unary_layers).map(|r| linear(&format!("unary.{r}"), h, cell.gates(1) * h)).collect();
         let readout = linear("readout", h, config.output);
+        if end > MOST_PARAMETERS {
+            let expected = format!("at most 2^32 parameters: take a smaller `hidden` (it is {h})");
+            return Err(Error::argument("config", expected, end));
+        }
         Ok(Layout { leaf, merge, unary, readout, names })
     }
 

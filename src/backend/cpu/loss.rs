@@ -150,13 +150,16 @@ pub(super) fn cross_entropy(logits: &[f32], targets: &[u32], mask: &[u8], metric
     metrics.copy_from_slice(&[(loss / rows as f64) as f32, right as f32, counted as f32]);
 }
 
-/// Adds `d_loss · (softmax - one-hot) / rows` to `d_logits`.
+/// Adds `d_loss · (softmax - one-hot) / rows` to `d_logits`; NaN where a row's loss is not finite.
 pub(super) fn cross_entropy_backward(logits: &[f32], targets: &[u32], d_loss: f32, d_logits: &mut [f32]) {
     let (rows, outputs) = (targets.len(), logits.len() / targets.len());
     let scale = f64::from(d_loss) / rows as f64;
     let rows = logits.chunks_exact(outputs).zip(d_logits.chunks_exact_mut(outputs));
     for ((logits, d_logits), &target) in rows.zip(targets) {
         let (log, sum) = softmax_parts(logits);
+        // A loss that is not finite has no gradient: NaN reaches the norm, and Adam writes nothing.
+        let loss = (sum.ln() - log(target as usize)) as f32;
+        let scale = if loss.is_finite() { scale } else { f64::NAN };
         for (o, d) in d_logits.iter_mut().enumerate() {
             *d += (scale * (log(o).exp() / sum - f64::from(u8::from(o == target as usize)))) as f32;
         }
@@ -181,7 +184,8 @@ pub(super) fn adam(
     let global = square_sum.sqrt();
     norm[0] = global as f32;
     let step = state[0] + 1;
-    if state[1] != 0 || !global.is_finite() {
+    // In f32, as it is reported: one beyond its range is as bad as infinity.
+    if state[1] != 0 || !norm[0].is_finite() {
         state[1] = if state[1] == 0 { step } else { state[1] };
         return;
     }

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::backend::Element;
+use crate::error::{Error, Result};
 
 /// One cache line.
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +24,15 @@ pub struct CpuBuffer<T> {
 }
 
 impl<T: Element> CpuBuffer<T> {
-    /// `len` zeros.
-    pub(super) fn zeroed(len: usize) -> Self {
-        let lines = bytemuck::zeroed_vec((len * size_of::<T>()).div_ceil(64));
-        CpuBuffer { lines, len, element: PhantomData }
+    /// `len` zeros, if there is that much memory.
+    pub(super) fn zeroed(len: usize) -> Result<Self> {
+        let bytes = len.checked_mul(size_of::<T>());
+        let lines = bytes.and_then(|bytes| bytemuck::allocation::try_zeroed_vec(bytes.div_ceil(64)).ok());
+        lines.map(|lines| CpuBuffer { lines, len, element: PhantomData }).ok_or_else(|| Error::Unavailable {
+            what: format!("memory for {len} elements of {} bytes", size_of::<T>()),
+            why: "the system has not as much; take a smaller batch, shorter sequences or a smaller model"
+                .into(),
+        })
     }
 
     /// The elements.

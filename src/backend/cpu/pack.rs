@@ -4,6 +4,7 @@
 use super::memory::CpuBuffer;
 use super::{BLOCK, blocks};
 use crate::backend::Pass;
+use crate::error::Result;
 use crate::model::{Config, Layout, LinearRange};
 
 /// Columns of the transposed panels in one group: a tile of the backward product.
@@ -29,21 +30,21 @@ pub(super) struct PackedLinear {
 }
 
 impl PackedLinear {
-    fn new(range: &LinearRange, gates: usize, segments: usize, pass: Pass) -> Self {
+    fn new(range: &LinearRange, gates: usize, segments: usize, pass: Pass) -> Result<Self> {
         let blocks = blocks(range.columns / gates);
         let mut packed = PackedLinear {
             gates,
             blocks,
             fan_in: range.fan_in,
             segments,
-            panels: CpuBuffer::zeroed(blocks * range.fan_in * gates * BLOCK),
-            bias: CpuBuffer::zeroed(blocks * gates * BLOCK),
-            transposed: CpuBuffer::zeroed(0),
+            panels: CpuBuffer::zeroed(blocks * range.fan_in * gates * BLOCK)?,
+            bias: CpuBuffer::zeroed(blocks * gates * BLOCK)?,
+            transposed: CpuBuffer::zeroed(0)?,
         };
         if pass == Pass::Train {
-            packed.transposed = CpuBuffer::zeroed(blocks * gates * BLOCK * packed.input_blocks() * BLOCK);
+            packed.transposed = CpuBuffer::zeroed(blocks * gates * BLOCK * packed.input_blocks() * BLOCK)?;
         }
-        packed
+        Ok(packed)
     }
 
     /// Floats of a row of a panel: `gates · BLOCK`.
@@ -170,20 +171,20 @@ pub struct CpuWeights {
 }
 
 impl CpuWeights {
-    pub(super) fn new(config: &Config, layout: Layout, pass: Pass) -> Self {
+    pub(super) fn new(config: &Config, layout: Layout, pass: Pass) -> Result<Self> {
         let linear =
             |range, states, segments| PackedLinear::new(range, config.cell.gates(states), segments, pass);
         let stages = std::iter::once(linear(&layout.merge, 2, 2))
             .chain(layout.unary.iter().map(|range| linear(range, 1, 1)))
-            .collect();
-        CpuWeights {
+            .collect::<Result<_>>()?;
+        Ok(CpuWeights {
             config: config.clone(),
-            leaf: linear(&layout.leaf, 0, 1),
+            leaf: linear(&layout.leaf, 0, 1)?,
             stages,
-            readout: PackedLinear::new(&layout.readout, 1, 1, Pass::Infer),
+            readout: PackedLinear::new(&layout.readout, 1, 1, Pass::Infer)?,
             layout,
             pass,
-        }
+        })
     }
 
     pub(super) fn bytes(&self) -> usize {
