@@ -110,7 +110,7 @@ fn sessions_out_of_range() {
     build(2, 3, Outputs::All).unwrap();
     refused(build(0, 3, Outputs::All), &["max_batch", "at least 1", "got 0"]);
     refused(build(2, 0, Outputs::All), &["max_time", "at least 1", "got 0"]);
-    let too_large = &["batch · time", "2^31", "smaller batches"];
+    let too_large = &["batch, time", "tokens in a pass", "smaller batch"];
     refused(build(usize::MAX, 3, Outputs::All), too_large);
     refused(build(2, usize::MAX, Outputs::Last), too_large);
     refused(build(1 << 16, 1 << 15, Outputs::Last), too_large);
@@ -119,8 +119,8 @@ fn sessions_out_of_range() {
     refused(build(1, 3, Outputs::LastN(usize::MAX)), &["outputs", "1 to 3"]);
     refused(build(1, 3, Outputs::At(vec![])), &["outputs", "at least one position", "none"]);
     refused(build(1, 3, Outputs::At(vec![3])), &["outputs", "below 3", "position 3"]);
-    refused(build(1, 3, Outputs::At(vec![2, 1])), &["outputs", "positions"]);
-    refused(build(1, 3, Outputs::At(vec![1, 1])), &["outputs", "strictly ascending", "[1, 1]"]);
+    refused(build(1, 3, Outputs::At(vec![2, 1])), &["outputs", "strictly ascending", "1 after 2"]);
+    refused(build(1, 3, Outputs::At(vec![1, 1])), &["outputs", "strictly ascending", "1 after 1"]);
 }
 
 #[test]
@@ -160,9 +160,9 @@ fn batches_that_do_not_fit_a_session() {
             (&[&[0, 1], &[0; 9]], &["sequence 1", "1 to 8", "max_time", "got 9"]),
             (&[&[0, 1], &[0, 3]], &["sequence 1, position 1", "token 3", "below 3"]),
             (&[&[u32::MAX, 0]], &["sequence 0, position 0", &u32::MAX.to_string(), "below 3"]),
-            (&[&[0]], &["outputs of sequence 0, 1 steps"]),
-            (&[&[0, 1], &[0, 1, 2], &[0]], &["outputs of sequence 2, 1 steps"]),
-            (&[&[0], &[0, 1]], &["outputs of sequence 0, 1 steps"]),
+            (&[&[0]], &["outputs", "1 steps of sequence 0"]),
+            (&[&[0, 1], &[0, 1, 2], &[0]], &["outputs", "1 steps of sequence 2"]),
+            (&[&[0], &[0, 1]], &["outputs", "1 steps of sequence 0"]),
         ];
         for (batch_of_bad, parts) in bad {
             refused(used.forward(batch_of_bad).map(drop), parts);

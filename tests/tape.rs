@@ -381,15 +381,13 @@ fn memory_is_told_before_and_kept() {
     tape.reserve(&Outputs::All).unwrap();
     let reserved = tape.bytes();
     let batch = draw_tokens(&mut random(7), 3, &[16; 4]);
-    let h = tape.scan(&small.parameters, &batch, Outputs::All).unwrap();
-    // Beside what was reserved, the value and its gradient.
-    assert_eq!(tape.bytes() - reserved, 2 * 4 * tape.value(h).unwrap().len());
-    let most = tape.bytes();
+    tape.scan(&small.parameters, &batch, Outputs::All).unwrap();
+    assert_eq!(tape.bytes(), reserved);
     for lengths in [&[16, 3, 9, 16][..], &[2], &[16; 4]] {
         tape.clear();
         let batch = draw_tokens(&mut random(7), 3, lengths);
         tape.scan(&small.parameters, &batch, Outputs::All).unwrap();
-        assert_eq!(tape.bytes(), most);
+        assert_eq!(tape.bytes(), reserved, "{lengths:?}");
     }
 }
 
@@ -446,12 +444,15 @@ fn bad_arguments_are_refused_and_change_nothing() {
         &["sequence 0", "1 to 16", "max_time", "17"],
     );
     refused(tape.scan(parameters, &[&[0u32][..], &[]], Outputs::Last), &["sequence 1", "1 to 16", "0"]);
-    refused(tape.scan(parameters, &batch(), Outputs::LastN(2)), &["outputs of sequence 1", "LastN(2)"]);
-    refused(tape.scan(parameters, &batch(), Outputs::LastN(0)), &["outputs of sequence 0", "LastN(0)"]);
+    refused(
+        tape.scan(parameters, &batch(), Outputs::LastN(2)),
+        &["outputs", "1 steps of sequence 1", "LastN(2)"],
+    );
+    refused(tape.scan(parameters, &batch(), Outputs::LastN(0)), &["outputs", "of sequence 0", "LastN(0)"]);
     refused(tape.scan(parameters, &batch(), Outputs::At(vec![])), &["outputs", "at least one", "none"]);
     refused(
         tape.scan(parameters, &[[0u32; 3]], Outputs::At(vec![1, 1])),
-        &["outputs", "ascending", "[1, 1]"],
+        &["outputs", "strictly ascending", "1 after 1"],
     );
     refused(
         tape.scan_dense(parameters, &[[0.5f32; 4]], Outputs::Last),

@@ -330,7 +330,7 @@ fn settings_out_of_range_are_refused() {
     refused(new(|s| s.hidden = usize::MAX), &["config.hidden", "1 to", &usize::MAX.to_string()]);
     refused(new(|s| s.unary_layers = 17), &["config.unary_layers", "0 to 16", "17"]);
     refused(new(|s| s.batch = 0), &["batch", "at least 1", "0"]);
-    refused(new(|s| s.batch = usize::MAX), &["batch", "2^31", "smaller batches"]);
+    refused(new(|s| s.batch = usize::MAX), &["batch", "tokens in a pass", "smaller batch"]);
     refused(new(|s| s.max_length = 0), &["max_length", "1 to 2^20", "0"]);
     refused(new(|s| s.max_length = usize::MAX), &["max_length", "1 to 2^20"]);
     for value in [0.0, -1.0, f64::NAN, f64::INFINITY] {

@@ -328,7 +328,10 @@ fn check_rows(argument: &str, width: usize, mut lengths: impl Iterator<Item = us
         Some(tokens) if tokens <= MOST_ROWS / 3 => Ok(()),
         _ => {
             let found = tokens.map_or("more than a machine can count".into(), |tokens| tokens.to_string());
-            Err(Error::argument(argument, format!("at most {} tokens in a pass", MOST_ROWS / 3), found))
+            let most = MOST_ROWS / 3;
+            let expected =
+                format!("at most {most} tokens in a pass: take a smaller batch or shorter sequences");
+            Err(Error::argument(argument, expected, found))
         }
     }
 }
