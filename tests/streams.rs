@@ -153,14 +153,13 @@ fn forks_saved_and_restored_streams_go_on_as_the_whole_scan() {
             assert!((1..4).all(|i| futures[0] != futures[i]), "nothing diverges");
             let whole: Vec<Vec<f32>> =
                 futures.iter().map(|future| whole(&model, &[&past[..], future].concat())).collect();
-            for t in 0..40 {
-                let end = past.len() + t + 1;
-                let y =
-                    streams.append(&[(c, futures[2][t]), (a, futures[0][t]), (b, futures[1][t])]).unwrap();
+            for end in past.len() + 1..=past.len() + 40 {
+                let next = |i: usize| futures[i][end - past.len() - 1];
+                let y = streams.append(&[(c, next(2)), (a, next(0)), (b, next(1))]).unwrap();
                 for (y, i) in y.chunks_exact(O).zip([2, 0, 1]) {
                     assert_prefix(y, &whole[i], end, ["stream", "fork", "restored"][i]);
                 }
-                let y = elsewhere.append(&[(d, futures[3][t])]).unwrap();
+                let y = elsewhere.append(&[(d, next(3))]).unwrap();
                 assert_prefix(y, &whole[3], end, "restored elsewhere");
             }
             [a, b, c].into_iter().for_each(|stream| streams.close(stream).unwrap());
