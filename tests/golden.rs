@@ -157,7 +157,8 @@ fn metadata_that_does_not_fit_is_refused() {
     assert!(set("batch", "0").contains("batch 0"));
     assert!(set("length", "0").contains("length 0"));
     assert!(set("hidden_size", "0").contains("config.hidden"));
-    assert!(set("hidden_size", "1048576").contains("parameters, expected"));
+    assert!(set("hidden_size", "8192").contains("parameters, expected"));
+    assert!(set("hidden_size", "1048576").contains("config"));
     assert!(set("batch", &usize::MAX.to_string()).contains("expected F64"));
     assert!(set("length", "8").contains("input: expected F64 [3, 8, 6], got F64 [3, 7, 6]"));
     assert!(set("cell", "rnn").contains("expected F64"));

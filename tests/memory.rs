@@ -199,9 +199,9 @@ fn streams_tell_their_bytes() {
         let (streams, seen) = held_by(|| Streams::new(&model, 200, 1 << 20).unwrap());
         let what = format!("streams of {config:?}");
         assert_device(&what, streams.bytes(), seen);
-        // Counters, and lists of indices.
+        // Counters, and lists of indices with room for a stream's largest position.
         let host = seen.all - seen.device;
-        assert!(host < 200 * 4096, "{what}: {host} bytes on the host");
+        assert!(host < 200 * 8192, "{what}: {host} bytes on the host");
     }
 }
 
