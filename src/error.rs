@@ -35,7 +35,7 @@ pub enum Error {
         vocabulary: usize,
     },
     /// A value that is NaN or infinite where only finite ones can enter.
-    #[error("{tensor}, element {index}: {value} is not finite")]
+    #[error("{tensor}, element {index}: {value} is not finite, and only finite numbers can enter")]
     NotFinite {
         /// The tensor's name.
         tensor: String,
@@ -54,7 +54,7 @@ pub enum Error {
         step: u64,
     },
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}; check the path, its permissions and the space on the disk", path.display())]
     Io {
         /// What was tried, as a verb: `read`, `write`, `create`.
         action: &'static str,

@@ -69,10 +69,10 @@ impl Evaluation {
             let shape = |(input, output)| format!("input {input} and output {output}");
             return Err(Error::argument("model", format!("{}, as {task} has", shape(wanted)), shape(found)));
         }
-        if self.lengths.is_empty() || *self.lengths.start() == 0 {
+        if self.lengths.is_empty() || *self.lengths.start() == 0 || *self.lengths.end() > 1 << 20 {
             return Err(Error::argument(
                 "lengths",
-                "from 1 or more, first to last",
+                "first to last, from 1 to 2^20",
                 format!("{:?}", self.lengths),
             ));
         }
@@ -81,19 +81,20 @@ impl Evaluation {
                 return Err(Error::argument(name, "at least 1", 0));
             }
         }
-        let mut session: Option<(usize, Session<B>)> = None;
+        let mut session: Option<(usize, usize, Session<B>)> = None;
         let mut batch = Batch::default();
         let mut results = Vec::new();
         for length in self.lengths() {
             batch.fill(task, length, self.samples, self.seed, Purpose::Evaluate, length as u64)?;
-            // A session serves all lengths with as many outputs; a longer one is made for more.
-            let wide_enough = |(outputs, _): &(usize, _)| *outputs == batch.outputs;
-            if !session.as_ref().is_some_and(wide_enough) {
-                let most = task.input_length(*self.lengths.end()).max(batch.time);
-                let max_time = if task.output_length(*self.lengths.end()) == batch.outputs {
-                    most + batch.outputs
-                } else {
-                    batch.time
+            // A session serves all lengths with as many outputs that it has room for.
+            let fits =
+                |(outputs, time, _): &(usize, usize, _)| *outputs == batch.outputs && batch.time <= *time;
+            if !session.as_ref().is_some_and(fits) {
+                // Where the outputs do not grow with the length, it is made for the longest at once.
+                let longest = *self.lengths.end();
+                let max_time = match task.output_length(longest) == batch.outputs {
+                    true => (longest + batch.outputs).max(batch.time),
+                    false => batch.time,
                 };
                 let built = model
                     .session()
@@ -101,9 +102,9 @@ impl Evaluation {
                     .max_time(max_time)
                     .outputs(Outputs::LastN(batch.outputs))
                     .build()?;
-                session = Some((batch.outputs, built));
+                session = Some((batch.outputs, max_time, built));
             }
-            let Some((_, session)) = &mut session else { continue };
+            let Some((_, _, session)) = &mut session else { continue };
             let (mut right, mut counted) = (0u64, 0u64);
             let sequences: Vec<&[u32]> = batch.tokens.chunks_exact(batch.time).collect();
             let answers =

@@ -47,8 +47,9 @@ impl Adam {
         for (name, value) in
             [("learning_rate", self.learning_rate), ("epsilon", self.epsilon), ("clip", clip)]
         {
-            if !(value > 0.0 && value.is_finite()) {
-                return Err(Error::argument(name, "a positive number", value));
+            // The device computes in f32.
+            if !((value as f32).is_normal() && value > 0.0) {
+                return Err(Error::argument(name, "a positive number within the range of f32", value));
             }
         }
         let backend = parameters.backend().clone();
@@ -151,6 +152,9 @@ impl<B: Backend> Optimizer<B> {
                 let found = format!("{} at element {index}", moments[index]);
                 return Err(Error::argument(name, expected, found));
             }
+        }
+        if steps >= 1 << 63 {
+            return Err(Error::argument("steps", "below 2^63", steps));
         }
         let (backend, len) = (&self.backend, self.len);
         backend.upload(&moments[0], backend.view_mut(&mut self.m, 0, len))?;

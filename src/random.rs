@@ -68,7 +68,10 @@ impl Random {
         self.block[self.used - 1]
     }
 
-    /// A uniform integer in `0..bound`, without bias (Lemire's multiplication with rejection). `bound` ≥ 1.
+    /// A uniform integer in `0..bound`, without bias (Lemire's multiplication with rejection).
+    ///
+    /// # Panics
+    /// If `bound` is 0.
     pub fn below(&mut self, bound: u32) -> u32 {
         let threshold = bound.wrapping_neg() % bound;
         loop {

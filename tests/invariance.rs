@@ -6,11 +6,13 @@ mod common;
 use common::{
     Batch, assert_same_bits, available_paths, between, device_parameters, lengths, narrow, normals,
 };
+#[cfg(feature = "rayon")]
+use pr_lstm::Adam;
 use pr_lstm::backend::{Backend, Input, Pass};
 use pr_lstm::model::Cell;
 use pr_lstm::random::Random;
 use pr_lstm::tree::{Planner, Rows, Schedule};
-use pr_lstm::{Adam, Config, Cpu, Outputs, Parameters, Tape};
+use pr_lstm::{Config, Cpu, Outputs, Parameters, Tape};
 
 /// Both cells with 0, 1 and 2 unary layers.
 fn shapes() -> impl Iterator<Item = (Cell, usize)> {

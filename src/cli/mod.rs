@@ -223,8 +223,8 @@ fn cell(name: &str) -> Result<Cell, String> {
 
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
-        Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
-        _ => Err("use a positive number".into()),
+        Ok(number) if number > 0.0 && (number as f32).is_normal() => Ok(number),
+        _ => Err("use a positive number, such as 0.001".into()),
     }
 }
 
@@ -234,7 +234,7 @@ enum Failure {
     Error(Error),
     /// With something that was checked and found wanting.
     Verdict(String),
-    /// The reader of stdout went away, which is no error.
+    /// The reader of stdout went away.
     Closed,
 }
 
@@ -275,13 +275,27 @@ pub fn run() -> ExitCode {
         Command::Info => show::info(out),
     };
     let result = result.and_then(|()| Ok(out.flush()?));
-    let message = match result {
-        Ok(()) | Err(Failure::Closed) => return ExitCode::SUCCESS,
-        Err(Failure::Error(error)) => error.to_string(),
-        Err(Failure::Verdict(verdict)) => verdict,
-    };
-    eprintln!("error: {message}");
+    match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        // Not done, but nobody is there to be told.
+        Err(Failure::Closed) => (),
+        Err(Failure::Error(error)) => tell(&format!("error: {error}")),
+        Err(Failure::Verdict(verdict)) => tell(&format!("error: {verdict}")),
+    }
     ExitCode::FAILURE
+}
+
+/// One line on stderr, whatever names and files had in them.
+fn tell(message: &str) {
+    let one_line: String = message
+        .chars()
+        .flat_map(|c| {
+            let escaped = c.is_control().then(|| c.escape_default());
+            let plain = escaped.is_none().then_some(c);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect();
+    let _ = writeln!(io::stderr(), "{one_line}");
 }
 
 /// Help and version as clap prints them; an error in one line.
@@ -299,6 +313,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     let paragraphs =
         text.split("\n\n").filter(|part| !part.starts_with("Usage") && !part.starts_with("For more"));
     let line = paragraphs.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
-    eprintln!("{line} (`pr-lstm help` tells more)");
+    tell(&format!("{line} (`pr-lstm help` tells more)"));
     ExitCode::from(2)
 }

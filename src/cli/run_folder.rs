@@ -40,7 +40,7 @@ impl RunFolder {
     pub fn create(out: Option<&Path>, task: Task) -> Result<Self> {
         let create = |path: &Path| fs::create_dir(path);
         let error = |path: &Path, source: std::io::Error| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => Error::File {
+            std::io::ErrorKind::AlreadyExists if path.is_dir() => Error::File {
                 path: path.into(),
                 problem: "the folder exists: go on with its run by --resume, or name another with --out"
                     .into(),
@@ -74,6 +74,20 @@ impl RunFolder {
         }
         let problem = "no such folder: --resume takes the folder of a run, as runs/parity_check-1".into();
         Err(Error::File { path: path.into(), problem })
+    }
+
+    /// Removes a folder that was made and in which nothing could be written.
+    pub fn discard(self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+
+    /// Removes what a killed run left of files that it was writing.
+    pub fn clean(&self) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(".tmp") {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// A file of the folder.
@@ -114,8 +128,7 @@ impl RunFolder {
             source,
         })?;
         let file = |problem: String| Error::File { path: path.clone(), problem };
-        let config: ConfigFile =
-            toml::from_str(&text).map_err(|error| file(error.to_string().trim().replace('\n', " ")))?;
+        let config: ConfigFile = toml::from_str(&text).map_err(|error| file(error.message().to_owned()))?;
         let cell = Cell::from_name(&config.cell);
         Ok(Settings {
             task: Task::from_name(&config.task).map_err(|error| file(error.to_string()))?,
@@ -137,20 +150,17 @@ impl RunFolder {
         text.push('\n');
         let mut rows = Vec::new();
         if step > 0 {
-            let old = fs::read_to_string(&path).map_err(|source| Error::Io {
-                action: "read",
-                path: path.clone(),
-                source,
-            })?;
-            // A row that a crash cut short is behind the checkpoint, as is everything after it.
-            for line in old.lines().skip(1) {
-                match Row::parse(line) {
-                    Some(row) if row.metrics.step <= step => {
-                        text.push_str(line);
-                        text.push('\n');
-                        rows.push(row);
-                    }
-                    _ => break,
+            // The run can go on without its past rows; a line that is none, as a crash leaves it, is passed over.
+            let old = fs::read(&path).unwrap_or_default();
+            let mut last = 0;
+            for line in String::from_utf8_lossy(&old).lines() {
+                if let Some(row) =
+                    Row::parse(line).filter(|row| (last + 1..=step).contains(&row.metrics.step))
+                {
+                    last = row.metrics.step;
+                    text.push_str(line);
+                    text.push('\n');
+                    rows.push(row);
                 }
             }
         }

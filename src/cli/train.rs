@@ -29,17 +29,24 @@ pub fn run<B: Backend>(args: TrainArgs, backend: B, out: &mut impl Write) -> Res
                 return Err(Error::Argument { argument: "--steps".into(), expected, found }.into());
             }
             let trainer = Trainer::resume(settings, &checkpoint, backend)?;
+            folder.clean();
+            folder.write_settings(trainer.settings())?;
             (folder, trainer)
         }
         None => {
             // Everything that can be refused is refused before the folder is made.
             let trainer = Trainer::new(settings(&args)?, backend)?;
             let folder = RunFolder::create(args.out.as_deref(), trainer.settings().task)?;
-            trainer.checkpoint()?.write(folder.file(MODEL))?;
+            let written = folder
+                .write_settings(trainer.settings())
+                .and_then(|()| trainer.checkpoint()?.write(folder.file(MODEL)));
+            if let Err(error) = written {
+                folder.discard();
+                return Err(error.into());
+            }
             (folder, trainer)
         }
     };
-    folder.write_settings(trainer.settings())?;
     let settings = trainer.settings().clone();
     describe(&trainer, out)?;
 

@@ -76,6 +76,9 @@ impl Checkpoint {
             let wanted = "config with cell (`lstm` or `rnn`), input, hidden, unary_layers and output";
             file(format!("metadata `{KEY}`: no {wanted}"))
         })?;
+        if json["dtype"] != "f32" {
+            return Err(file(format!("metadata `{KEY}`: dtype {}, this version reads f32", json["dtype"])));
+        }
         let layout = config.layout().map_err(|error| file(error.to_string()))?;
         // Before the buffers are made: a hostile configuration must not ask for more than the file holds.
         if layout.len().saturating_mul(4) > bytes.len() {

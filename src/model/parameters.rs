@@ -114,10 +114,17 @@ impl<B: Backend> Parameters<B> {
 /// The initial parameters of a configuration and seed, flat.
 ///
 /// # Errors
-/// Those of [`Config::layout`].
+/// Those of [`Config::layout`]; [`Error::Unavailable`] if there is not so much memory.
 pub fn initial(config: &Config, seed: u64) -> Result<Vec<f32>> {
     let layout = config.layout()?;
-    let mut flat = vec![0.0; layout.len()];
+    let mut flat = Vec::new();
+    if flat.try_reserve_exact(layout.len()).is_err() {
+        return Err(Error::Unavailable {
+            what: format!("memory for {} parameters", layout.len()),
+            why: "the system has not as much; take a smaller model".into(),
+        });
+    }
+    flat.resize(layout.len(), 0.0);
     for (index, parameter) in (0..).zip(&layout.names) {
         if let [fan_in, _] = parameter.shape[..] {
             let mut random = Random::new(seed, Purpose::Weights, 0, index);

@@ -257,9 +257,14 @@ impl Batch {
             return Err(Error::argument("batch", format!("1 to {room}"), batch));
         }
 
-        (self.batch, self.time, self.outputs) = (batch, time, outputs);
         self.tokens.clear();
-        self.tokens.reserve(batch * time);
+        if self.tokens.try_reserve_exact(batch * time).is_err() {
+            return Err(Error::Unavailable {
+                what: format!("memory for a batch of {batch} samples of {time} tokens"),
+                why: "the system has not as much; take fewer samples or shorter ones".into(),
+            });
+        }
+        (self.batch, self.time, self.outputs) = (batch, time, outputs);
         self.targets.clear();
         self.mask.clear();
         let mut sample = Sample::default();

@@ -186,7 +186,7 @@ pub(super) struct CellKernel<'a, 'b, I: Operand, const N: usize> {
 impl<I: Operand, const N: usize> Kernel for CellKernel<'_, '_, I, N> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        // SAFETY: whoever makes a kernel vouches for its job (see `scan.rs`).
+        // SAFETY: whoever makes a kernel vouches for its job (see `forward.rs`).
         unsafe { self.job.run::<L>(self.cell, self.rows, self.blocks) }
     }
 }

@@ -166,6 +166,7 @@ impl Backend for Cpu {
     }
 
     fn add(&self, from: &[f32], to: &mut [f32]) -> Result<()> {
+        check_len("from", from.len(), to.len())?;
         to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
         Ok(())
     }
@@ -193,8 +194,7 @@ impl Backend for Cpu {
     }
 
     fn replan(&self, plan: &mut CpuPlan, schedule: &Schedule) -> Result<()> {
-        plan.fill(schedule);
-        Ok(())
+        plan.fill(schedule)
     }
 
     fn workspace_bytes(&self, plan: &CpuPlan) -> usize {
@@ -338,6 +338,7 @@ impl Backend for Cpu {
     }
 
     fn copy_states(&self, config: &Config, arena: &mut [u8], pairs: &[(u32, u32)]) -> Result<()> {
+        config.layout()?;
         let all = arena.len() / 4;
         let padded = blocks(config.hidden) * BLOCK;
         let states = States::of_arena(config, floats("arena", arena, all)?);
@@ -348,7 +349,7 @@ impl Backend for Cpu {
         let States { h, c } = states;
         for matrix in std::iter::once(h).chain(c) {
             for &(from, to) in pairs {
-                // SAFETY: rows of `padded` floats each, and no `to` is a `from`.
+                // SAFETY: rows of `padded` floats each, within the arena, and `from` is not `to`.
                 unsafe { matrix.row(from as usize).copy_to_nonoverlapping(matrix.row(to as usize), padded) };
             }
         }
@@ -356,6 +357,7 @@ impl Backend for Cpu {
     }
 
     fn read_states(&self, config: &Config, arena: &[u8], slots: &[u32], states: &mut [f32]) -> Result<()> {
+        config.layout()?;
         let arena: &[f32] = bytemuck::try_cast_slice(arena)
             .map_err(|_| Error::argument("arena", "memory aligned to 4 bytes", "less"))?;
         let (h, c) = match config.cell {
@@ -384,6 +386,7 @@ impl Backend for Cpu {
     }
 
     fn write_states(&self, config: &Config, arena: &mut [u8], slots: &[u32], states: &[f32]) -> Result<()> {
+        config.layout()?;
         let all = arena.len() / 4;
         let hidden = config.hidden;
         check_len("states", states.len(), slots.len() * 2 * hidden)?;
