@@ -5,8 +5,10 @@
 mod common;
 
 use common::{bits, draw_tokens, narrow, normals, parameters, random, refused};
+use pr_lstm::backend::{Backend, Pass};
 use pr_lstm::model::initial;
 use pr_lstm::session::SessionBuilder;
+use pr_lstm::tree::{Counter, Planner, Rows, Schedule, Slots};
 use pr_lstm::{
     Adam, Cell, Checkpoint, Config, Cpu, Model, Optimizer, Outputs, Parameters, Session, StreamId, Streams,
     Tape,
@@ -513,4 +515,18 @@ fn soups_are_mixed() {
         longest = longest.max(soup.pasts.iter().flatten().map(Vec::len).max().unwrap_or(0));
     }
     assert!(soup.ids.len() > 20 && longest == MOST, "{} streams, {longest} tokens", soup.ids.len());
+}
+
+/// Counters and arenas can be made by hand, and so schedules that no kernel may run.
+#[test]
+fn schedules_out_of_an_arena_are_refused() {
+    let config = Config::new(2, 4, 2);
+    let cpu = Cpu::new();
+    let mut schedule = Schedule::default();
+    let mut counter = Counter::from_slots(1, &[1000]).expect("a counter");
+    Planner::new().append(&mut schedule, &mut Slots::new(10), &mut [(&mut counter, 1)]).expect("a schedule");
+    refused(cpu.plan(&config, &schedule, Pass::Stream), &["schedule", "slots below 10", "1000"]);
+
+    Planner::new().padded(&mut schedule, 1, 9, &Outputs::Last, Rows::Reuse).expect("a schedule");
+    refused(cpu.plan(&config, &schedule, Pass::Train), &["schedule", "Rows::Keep"]);
 }
