@@ -139,7 +139,7 @@ impl Block<'_> {
                         719,
                         warp,
                         lane,
-                        format!("reads global address {address:#x}, which was never written (uninitialised)"),
+                        format!("reads global address {address:#x}, which was never written (uninitialised; is a barrier missing?)"),
                     ));
                 }
                 match deed {
@@ -306,7 +306,9 @@ impl Block<'_> {
             format!("thread ({x}, {y}, {z})")
         };
         let what = match trouble {
-            Trouble::Unwritten => format!("{verb} {place}, never written (uninitialised)"),
+            Trouble::Unwritten => {
+                format!("{verb} {place}, never written (uninitialised; is a barrier missing?)")
+            }
             Trouble::Pending => format!("{verb} {place} while a cp.async into it was not waited for"),
             Trouble::RacesWrite(w, l) => format!(
                 "race in shared memory: {verb} {place}, which {} wrote with no barrier between",

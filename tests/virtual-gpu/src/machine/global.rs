@@ -301,7 +301,25 @@ impl Global {
     /// Marks bytes as written, or as never written.
     pub fn mark(&self, address: u64, size: u64, written: bool) {
         let (mut at, end) = (address - BASE, address - BASE + size);
+        // Whole words at once, the ends bit by bit.
+        let (from, to) = (at.next_multiple_of(16), end & !15);
+        if to > from {
+            let first: *mut u8 = self.written.cast_mut().cast();
+            // SAFETY: a bit a byte: the words of a range inside the arena are inside their mapping. No kernel
+            // runs while the host marks memory.
+            unsafe {
+                std::ptr::write_bytes(
+                    first.add((from / 8) as usize),
+                    if written { 0xff } else { 0 },
+                    ((to - from) / 8) as usize,
+                );
+            }
+        }
         while at < end {
+            if to > from && at == from {
+                at = to;
+                continue;
+            }
             let bits = (end - at).min(16 - at % 16);
             let mask = (((1u32 << bits) - 1) << (at % 16)) as u16;
             let word = self.written_word(at);

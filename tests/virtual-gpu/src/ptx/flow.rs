@@ -8,14 +8,16 @@
 
 use super::ir::{Class, Code, Kernel, Op, Touch};
 
-struct Block {
-    start: usize,
-    end: usize,
-    next: Vec<usize>,
+/// Code without a branch into it or out of it.
+pub(super) struct Block {
+    pub start: usize,
+    pub end: usize,
+    pub next: Vec<usize>,
     falls: Option<usize>,
 }
 
-fn blocks(code: &[Code]) -> Vec<Block> {
+/// The blocks of `code`, in its order.
+pub(super) fn blocks(code: &[Code]) -> Vec<Block> {
     let mut leads = vec![false; code.len() + 1];
     leads[0] = true;
     for (at, instruction) in code.iter().enumerate() {
@@ -284,8 +286,7 @@ pub fn definedness(kernel: &mut Kernel) {
         }
     }
     kernel.tracked = count;
-    let mut lists: Vec<u32> = (0..0).collect();
-    // Registers that are always defined start so.
+    let mut lists: Vec<u32> = Vec::new();
     for (b, block) in blocks.iter().enumerate() {
         let mut defined = before[b].clone();
         for code in &mut kernel.code[block.start..block.end] {

@@ -1,9 +1,9 @@
 //! From a parsed function to a [`Kernel`]: names become slots, device functions are put in where they are
 //! called, shared and local variables get their places. What is not known is an error with its name.
 
-use super::flow;
 use super::ir::{Class, Code, Guard, K32, K64, Kernel, Op, Slot, Special};
 use super::parse::{Arg, Function, Instruction, Module, Space, Statement, Variable, type_size};
+use super::{flow, slots};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -126,7 +126,7 @@ impl<'a> Lower<'a> {
         kernel.specials.sort_unstable_by_key(|&(s, _)| s);
         flow::arrange(&mut kernel.code);
         flow::definedness(&mut kernel);
-        kernel.registers = ((kernel.planes[0] + 2 * kernel.planes[1]) / 4).clamp(16, 255);
+        slots::compact(&mut kernel);
         Ok(kernel)
     }
 

@@ -7,3 +7,4 @@ pub mod lower;
 mod lower_alu;
 mod lower_memory;
 pub mod parse;
+mod slots;
