@@ -125,8 +125,8 @@ fn wide_integers_and_conversions() {
         (
             "mov.b32 %f1, %r1;\nmov.b32 %f2, %r2;\ncvt.rn.bf16x2.f32 %r4, %f1, %f2;",
             1f32.to_bits(),
-            3.14159f32.to_bits(),
-            0x3f80_4049,
+            3.1f32.to_bits(),
+            0x3f80_4046,
         ),
         (
             "mov.b32 %f1, %r1;\nmov.b32 %f2, %r2;\ncvt.rn.f16x2.f32 %r4, %f1, %f2;",

@@ -113,7 +113,7 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(out: *mut c_int, attribute: c_uint
         let driver = driver()?;
         let chip = driver.config.chip;
         let value: u32 = match attribute {
-            1 | 2 | 3 => [1024, 1024, 64][attribute as usize - 1],
+            1..=3 => [1024, 1024, 64][attribute as usize - 1],
             4 => 0xffff,
             5 => 0x7fff_ffff,
             6 | 7 => 0xffff,

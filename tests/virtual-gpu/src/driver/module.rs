@@ -42,7 +42,6 @@ fn target(text: &str) -> Option<(u32, bool)> {
 fn load(out: *mut Handle, image: &[u8]) -> Answer {
     let (driver, context) = healthy()?;
     forbid(driver, context, Unsafe::Call)?;
-    // SAFETY: sizes are checked by `starts_with`.
     if image.starts_with(b"\x7fELF") || image.starts_with(&0xba55_ed50_u32.to_le_bytes()) {
         return Err(ERROR_NO_BINARY_FOR_GPU);
     }
@@ -298,6 +297,7 @@ pub unsafe extern "C" fn cuFuncGetAttribute(out: *mut c_int, attribute: c_uint, 
             5 | 6 => driver.config.chip.capability,
             7 => 0,
             8 => function.dynamic,
+            // SAFETY: the caller's promise.
             9 => return unsafe { put(out, -1) },
             _ => {
                 driver.complain(&format!("cuFuncGetAttribute of attribute {attribute} is not supported"));
@@ -404,7 +404,7 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
                 (best, size) = (active, threads);
             }
         }
-        let blocks = if size == 0 { 0 } else { best / size * driver.config.chip.sms };
+        let blocks = best.checked_div(size).unwrap_or(0) * driver.config.chip.sms;
         // SAFETY: the caller's promise.
         unsafe {
             put(grid, blocks as c_int)?;

@@ -10,6 +10,7 @@ pub mod mma;
 pub mod number;
 pub mod shared;
 pub mod sync;
+pub mod transfer;
 pub mod warp;
 
 /// Why a launch failed.

@@ -158,7 +158,7 @@ impl Block<'_> {
         let (expected, own) = match count {
             Some(count) => {
                 let count = warp.planes.r32[*count as usize][lane];
-                if count == 0 || count % 32 != 0 || count > threads.next_multiple_of(32) {
+                if count == 0 || !count.is_multiple_of(32) || count > threads.next_multiple_of(32) {
                     return Err(self.fault(719, warp, lane, format!("a barrier of {count} threads")));
                 }
                 (count, 32)

@@ -6,7 +6,8 @@
 //! is not such an order, so blocks are moved: strongly connected components in topological order, and the
 //! inside of each likewise, without the edges back to its first block.
 
-use super::ir::{Class, Code, Kernel, Op, Touch};
+use super::ir::{Class, Code, Kernel, Op};
+use super::touch::Touch;
 
 /// Code without a branch into it or out of it.
 pub(super) struct Block {

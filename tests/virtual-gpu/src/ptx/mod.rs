@@ -8,3 +8,4 @@ mod lower_alu;
 mod lower_memory;
 pub mod parse;
 mod slots;
+pub mod touch;

@@ -367,8 +367,7 @@ impl<'a> Parser<'a> {
         let name = self.word()?.to_owned();
         let params = if self.peek_is('(') { self.parameters()? } else { Vec::new() };
         let mut max_threads = None;
-        loop {
-            let Some(token) = self.peek() else { break };
+        while let Some(token) = self.peek() {
             match token.text {
                 ".maxntid" | ".reqntid" => {
                     self.at += 1;

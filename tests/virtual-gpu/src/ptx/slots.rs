@@ -2,7 +2,8 @@
 //! and estimates how many registers a thread needs.
 
 use super::flow::blocks;
-use super::ir::{Class, Kernel, Slot, Touch};
+use super::ir::{Class, Kernel, Slot};
+use super::touch::Touch;
 
 const CLASSES: [Class; 3] = [Class::R32, Class::R64, Class::Pred];
 
