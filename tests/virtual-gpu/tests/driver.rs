@@ -193,3 +193,30 @@ fn errors_have_names() {
     assert_eq!(error.error_name().unwrap().to_str(), Ok("CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"));
     assert_eq!(error.error_string().unwrap().to_str(), Ok("too many blocks in cooperative launch"));
 }
+
+#[test]
+fn a_program_finds_the_driver_and_reports_its_launches() {
+    let _alone = alone();
+    let (context, stream) = device();
+    let f = kernel(&context, &around(""), "k");
+    let path = std::env::temp_dir().join(format!("virtual-gpu-report-{}", std::process::id()));
+    // SAFETY: tests run one at a time, and nothing else of this program reads the variable.
+    unsafe { std::env::set_var("PR_LSTM_VIRTUAL_GPU_REPORT", &path) };
+    let (a, b) = (0u64, 0u64);
+    for _ in 0..2 {
+        let mut launch = stream.launch_builder(&f);
+        launch.arg(&a).arg(&b);
+        // SAFETY: the kernel touches no memory.
+        unsafe { launch.launch(shape(3, 64, 0)) }.unwrap();
+    }
+    // SAFETY: as above.
+    unsafe { std::env::remove_var("PR_LSTM_VIRTUAL_GPU_REPORT") };
+    let table = std::fs::read_to_string(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let lines: Vec<Vec<&str>> = table.lines().map(|l| l.split('\t').collect()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0][..5], ["kernel", "grid", "block", "shared", "instructions"]);
+    assert_eq!(lines[1][..5], ["k", "3x1x1", "64x1x1", "0", "24"]);
+    let folder = virtual_gpu::directory().unwrap();
+    assert!(folder.join("libcuda.so").exists() && folder.join("libcuda.so.1").exists());
+}

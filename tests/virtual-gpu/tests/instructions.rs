@@ -215,6 +215,7 @@ fn halves() {
     let bpair = |a: f32, b: f32| {
         u32::from(bf16::from_f32(a).to_bits()) | u32::from(bf16::from_f32(b).to_bits()) << 16
     };
+    assert_eq!(three("add.rn.f16x2 %r4, %r1, %r2;", pair(0.125, 0.0), pair(0.125, -0.75), 0), 0xba00_3400);
     assert_eq!(three("add.rn.f16x2 %r4, %r1, %r2;", pair(1.0, 2.0), pair(0.5, -4.0), 0), pair(1.5, -2.0));
     assert_eq!(
         three("fma.rn.bf16x2 %r4, %r1, %r2, %r3;", bpair(2.0, 3.0), bpair(4.0, 5.0), bpair(1.0, -1.0)),

@@ -65,7 +65,13 @@ impl Call {
                     format!("kernel {}, PTX line {line}: '{op}' may be contracted into an FMA", kernel.name);
                 Err(crate::machine::Fault { code: ERROR_LAUNCH_FAILED, text })
             }
-            _ => launch.run(),
+            // A bug of the machine itself must not tear down the program that is tested.
+            _ => {
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| launch.run())).unwrap_or_else(|_| {
+                    let text = format!("kernel {}: the virtual GPU itself failed", kernel.name);
+                    Err(crate::machine::Fault { code: ERROR_UNKNOWN, text })
+                })
+            }
         };
         let seconds = begin.elapsed().as_secs_f64();
         match result {

@@ -68,7 +68,7 @@ pub fn to_f16(value: f64, round: Round) -> u32 {
         return sign | (v * 2f64.powi(24)) as u32;
     }
     let bits = v.to_bits();
-    sign | ((bits >> 52) as u32 - 1023 + 15) << 10 | (bits >> 42 & 0x3ff) as u32
+    sign | ((bits >> 52) as u32 + 15 - 1023) << 10 | (bits >> 42 & 0x3ff) as u32
 }
 
 /// A bfloat16 of an f64, in any rounding.
