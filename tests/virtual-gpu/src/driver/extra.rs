@@ -1,0 +1,85 @@
+//! What only this driver has: its last error in words, counts, settings; and calls that it refuses by name.
+
+use super::errors::*;
+use super::{driver, start};
+use std::ffi::{CStr, c_char};
+use std::sync::atomic::Ordering;
+
+fn hand_over(text: &str, out: *mut c_char, length: usize) -> usize {
+    if !out.is_null() && length > 0 {
+        let kept = text.len().min(length - 1);
+        // SAFETY: `kept + 1` is at most `length`, which the callers' callers promise.
+        unsafe {
+            std::ptr::copy_nonoverlapping(text.as_ptr().cast(), out, kept);
+            *out.add(kept) = 0;
+        }
+    }
+    text.len()
+}
+
+/// Copies the last error's words, returns their length.
+///
+/// # Safety
+/// `out` must be null or writable for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtual_gpu_last_error(out: *mut c_char, length: usize) -> usize {
+    let text = driver().map(|d| d.message.lock().map(|m| m.clone()).unwrap_or_default());
+    hand_over(&text.unwrap_or_default(), out, length)
+}
+
+/// Copies the table's header, a newline and the row of the last launch, returns their length.
+///
+/// # Safety
+/// `out` must be null or writable for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtual_gpu_last_launch(out: *mut c_char, length: usize) -> usize {
+    let row = driver().map(|d| d.report.lock().map(|r| r.clone()).unwrap_or_default());
+    hand_over(&format!("{}\n{}", super::launch::header(), row.unwrap_or_default()), out, length)
+}
+
+/// Allocations of device memory that are alive, on all devices.
+#[unsafe(no_mangle)]
+pub extern "C" fn virtual_gpu_allocations() -> usize {
+    driver().map_or(0, |d| d.memory.iter().map(crate::machine::global::Global::alive).sum())
+}
+
+/// Changes `seed` or `strict_float` while the process runs; 1 for another name.
+///
+/// # Safety
+/// `name` must be a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtual_gpu_set(name: *const c_char, value: u64) -> u32 {
+    let config = &start().config;
+    // SAFETY: the caller's promise.
+    match unsafe { CStr::from_ptr(name) }.to_bytes() {
+        b"seed" => config.seed.store(value, Ordering::Relaxed),
+        b"strict_float" => config.strict_float.store(value != 0, Ordering::Relaxed),
+        _ => return ERROR_INVALID_VALUE,
+    }
+    SUCCESS
+}
+
+macro_rules! refused {
+    ($($name:ident)*) => {
+        $(
+            /// Refused by name.
+            #[unsafe(no_mangle)]
+            pub extern "C" fn $name() -> u32 {
+                start().complain(concat!(stringify!($name), " is not supported"));
+                ERROR_NOT_SUPPORTED
+            }
+        )*
+    };
+}
+
+refused! {
+    cuMemAllocAsync cuMemFreeAsync cuMemAllocFromPoolAsync cuMemAllocManaged cuMemAdvise cuMemAdvise_v2
+    cuMemPrefetchAsync cuMemPrefetchAsync_v2 cuMemPoolCreate cuMemPoolDestroy cuMemPoolGetAttribute
+    cuMemPoolSetAttribute cuMemPoolTrimTo cuDeviceGetDefaultMemPool cuDeviceGetMemPool cuDeviceSetMemPool
+    cuMemcpyPeerAsync cuStreamAttachMemAsync cuImportExternalMemory cuDestroyExternalMemory
+    cuExternalMemoryGetMappedBuffer cuCtxGetLimit cuCtxSetLimit cuCtxGetCacheConfig cuCtxSetCacheConfig
+    cuCtxCreate_v3 cuOccupancyMaxPotentialBlockSizeWithFlags cuLaunchKernelEx cuGetProcAddress_v2
+    cuMemHostRegister_v2 cuMemHostUnregister cuMemHostGetDevicePointer_v2 cuPointerGetAttribute
+    cuModuleLoadFatBinary cuProfilerStart cuProfilerStop cuGraphInstantiateWithParams cuStreamGetCaptureInfo_v2
+    cuOccupancyMaxActiveClusters cuFuncGetModule cuLinkCreate_v2 cuTensorMapEncodeTiled
+}

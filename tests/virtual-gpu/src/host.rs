@@ -1,0 +1,121 @@
+//! For tests: finding the library, loading it, and asking what only it can say.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_char, c_void};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The library as cargo built it, beside the running test or program.
+fn built() -> io::Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    let places = exe.ancestors().skip(1).take(3).flat_map(|p| [p.to_owned(), p.join("deps")]);
+    for place in places {
+        let exact = place.join("libvirtual_gpu.so");
+        if exact.is_file() {
+            return Ok(exact);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no libvirtual_gpu.so near {}", exe.display())))
+}
+
+/// A folder that holds the driver under the names `libcuda.so` and `libcuda.so.1`, for `LD_LIBRARY_PATH`.
+///
+/// # Errors
+/// The library was not built, or the folder can't be written.
+pub fn directory() -> io::Result<PathBuf> {
+    let built = built()?;
+    let folder = built.parent().unwrap_or(Path::new(".")).join("virtual-gpu");
+    std::fs::create_dir_all(&folder)?;
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        let link = folder.join(name);
+        if std::fs::read_link(&link).ok().as_deref() != Some(&*built) {
+            // Tests run side by side: the link appears whole or not at all.
+            let fresh = folder.join(format!(".{name}.{}", std::process::id()));
+            let _ = std::fs::remove_file(&fresh);
+            std::os::unix::fs::symlink(&built, &fresh)?;
+            std::fs::rename(&fresh, &link)?;
+        }
+    }
+    Ok(folder)
+}
+
+struct Library(*mut c_void);
+
+// SAFETY: a handle of the dynamic linker may be used from any thread.
+unsafe impl Send for Library {}
+// SAFETY: as above.
+unsafe impl Sync for Library {}
+
+static LIBRARY: OnceLock<Library> = OnceLock::new();
+
+/// Loads the driver into this process, so that a later look for `libcuda.so` finds it. May be called often.
+///
+/// # Errors
+/// The library was not built, or the dynamic linker refuses it.
+pub fn load() -> io::Result<PathBuf> {
+    let folder = directory()?;
+    if LIBRARY.get().is_some() {
+        return Ok(folder);
+    }
+    let path = CString::new(folder.join("libcuda.so").as_os_str().as_bytes())?;
+    // SAFETY: a path that ends in 0; the library's start-up code is Rust's own.
+    let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if handle.is_null() {
+        return Err(io::Error::other(format!("the dynamic linker refuses {}", path.to_string_lossy())));
+    }
+    let _ = LIBRARY.set(Library(handle));
+    Ok(folder)
+}
+
+/// The address of one of the library's own calls.
+fn call(name: &str) -> Option<*mut c_void> {
+    let library = LIBRARY.get()?;
+    let name = CString::new(name).ok()?;
+    // SAFETY: the handle stays open; the name ends in 0.
+    let at = unsafe { libc::dlsym(library.0, name.as_ptr()) };
+    (!at.is_null()).then_some(at)
+}
+
+fn words(name: &str) -> String {
+    let Some(at) = call(name) else { return String::new() };
+    // SAFETY: both calls of this kind have this type.
+    let f: unsafe extern "C" fn(*mut c_char, usize) -> usize = unsafe { std::mem::transmute(at) };
+    let mut buffer = vec![0u8; 1 << 16];
+    // SAFETY: the buffer is as long as we say.
+    let length = unsafe { f(buffer.as_mut_ptr().cast(), buffer.len()) };
+    buffer.truncate(length.min(buffer.len() - 1));
+    String::from_utf8_lossy(&buffer).into_owned()
+}
+
+/// The words of the last error.
+pub fn last_error() -> String {
+    words("virtual_gpu_last_error")
+}
+
+/// The counts of the last launch by the names of [`crate::counters::COLUMNS`].
+pub fn counts() -> HashMap<String, f64> {
+    let text = words("virtual_gpu_last_launch");
+    let mut lines = text.lines();
+    let names = lines.next().unwrap_or_default().split('\t');
+    let values = lines.next().unwrap_or_default().split('\t');
+    names.zip(values).filter_map(|(n, v)| Some((n.to_owned(), v.parse().ok()?))).collect()
+}
+
+/// Allocations of device memory that are alive.
+pub fn allocations() -> usize {
+    let Some(at) = call("virtual_gpu_allocations") else { return 0 };
+    // SAFETY: the call has this type.
+    let f: extern "C" fn() -> usize = unsafe { std::mem::transmute(at) };
+    f()
+}
+
+/// Sets `seed` or `strict_float` of the loaded driver; `false` for another name.
+pub fn set(name: &str, value: u64) -> bool {
+    let (Some(at), Ok(name)) = (call("virtual_gpu_set"), CString::new(name)) else { return false };
+    // SAFETY: the call has this type.
+    let f: unsafe extern "C" fn(*const c_char, u64) -> u32 = unsafe { std::mem::transmute(at) };
+    // SAFETY: the name ends in 0.
+    unsafe { f(name.as_ptr(), value) == 0 }
+}

@@ -1,0 +1,303 @@
+//! A block's shared memory: its bytes, and for every two of them who touched them last.
+
+use super::alu::L32;
+
+/// Times as a warp knows them.
+#[derive(Clone, Debug)]
+pub struct Clocks {
+    /// What it has seen of each warp; its own entry is its own time.
+    pub seen: Vec<u32>,
+    /// Up to this time it has seen everything of everyone, itself excepted up to its last barrier.
+    pub horizon: u32,
+}
+
+impl Clocks {
+    /// At the start of a block of `warps` warps.
+    pub fn new(warps: usize, own: usize) -> Clocks {
+        let mut seen = vec![0; warps];
+        seen[own] = 1;
+        Clocks { seen, horizon: 0 }
+    }
+
+    /// Recomputes the horizon.
+    pub fn settle(&mut self, own: usize) {
+        self.horizon =
+            self.seen.iter().enumerate().map(|(w, &c)| if w == own { c - 1 } else { c }).min().unwrap_or(0);
+    }
+}
+
+/// The thread that touches memory.
+pub struct Who<'a> {
+    /// Its warp.
+    pub warp: usize,
+    /// Its lane.
+    pub lane: usize,
+    /// Its warp's times.
+    pub clocks: &'a Clocks,
+}
+
+/// What is wrong with an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Never written.
+    Unwritten,
+    /// An asynchronous copy into it was not waited for.
+    Pending,
+    /// The thread (warp, lane) wrote it, and no barrier lies between.
+    RacesWrite(usize, usize),
+    /// A thread of the warp read it, and no barrier lies between.
+    RacesRead(usize),
+}
+
+const LOW: u8 = 1;
+const HIGH: u8 = 2;
+const BOTH: u8 = 3;
+const PENDING: u8 = 4;
+const SPLIT: u8 = 8;
+const ALL_LANES: u8 = 0xff;
+
+#[derive(Clone, Copy, Default)]
+struct Last {
+    write_clock: u32,
+    read_clock: u32,
+    readers: u32,
+    writer: u16,
+    read_lane: u8,
+    bits: u8,
+}
+
+impl Last {
+    #[inline(always)]
+    fn after_write(&self, who: &Who<'_>) -> Result<(), Trouble> {
+        if self.write_clock > who.clocks.horizon {
+            let (warp, lane) = (self.writer as usize >> 5, self.writer as usize & 31);
+            let fine = if warp == who.warp {
+                lane == who.lane || self.write_clock < who.clocks.seen[warp]
+            } else {
+                who.clocks.seen[warp] >= self.write_clock
+            };
+            if !fine {
+                return Err(Trouble::RacesWrite(warp, lane));
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn read(&mut self, who: &Who<'_>, wanted: u8) -> Result<(), Trouble> {
+        if self.bits & PENDING != 0 {
+            return Err(Trouble::Pending);
+        }
+        if self.bits & wanted != wanted {
+            return Err(Trouble::Unwritten);
+        }
+        self.after_write(who)?;
+        let own = who.clocks.seen[who.warp];
+        if self.read_clock <= who.clocks.horizon {
+            self.readers = 1 << who.warp;
+            self.read_lane = who.lane as u8;
+            self.read_clock = own;
+        } else {
+            if self.readers != 1 << who.warp || self.read_lane != who.lane as u8 {
+                self.read_lane = ALL_LANES;
+            }
+            self.readers |= 1 << who.warp;
+            self.read_clock = self.read_clock.max(own);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn writable(&self, who: &Who<'_>) -> Result<(), Trouble> {
+        if self.bits & PENDING != 0 {
+            return Err(Trouble::Pending);
+        }
+        self.after_write(who)?;
+        if self.read_clock > who.clocks.horizon {
+            for warp in 0..who.clocks.seen.len() {
+                if self.readers >> warp & 1 == 0 {
+                    continue;
+                }
+                let fine = if warp == who.warp {
+                    self.read_lane == who.lane as u8 || self.read_clock < who.clocks.seen[warp]
+                } else {
+                    who.clocks.seen[warp] >= self.read_clock
+                };
+                if !fine {
+                    return Err(Trouble::RacesRead(warp));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn wrote(&mut self, who: &Who<'_>, bits: u8) {
+        self.writer = (who.warp << 5 | who.lane) as u16;
+        self.write_clock = who.clocks.seen[who.warp];
+        self.bits = (self.bits & !PENDING) | bits;
+    }
+}
+
+/// Shared memory of one block.
+#[derive(Default)]
+pub struct Shared {
+    /// The bytes.
+    pub data: Vec<u8>,
+    chunks: Vec<Last>,
+    parts: Vec<[Last; 8]>,
+}
+
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Reads.
+    Read,
+    /// Writes.
+    Write,
+    /// Begins an asynchronous copy into it.
+    Begin,
+    /// Ends one.
+    End,
+    /// Reads and writes at once.
+    Atomic,
+}
+
+impl Shared {
+    /// Empties it for the next block.
+    pub fn reset(&mut self, size: usize) {
+        self.data.clear();
+        self.data.resize(size, 0xcd);
+        let chunks = size.div_ceil(16);
+        self.chunks.clear();
+        self.chunks.resize(chunks, Last::default());
+        self.parts.resize(chunks, [Last::default(); 8]);
+    }
+
+    /// Notes an access to `size` bytes at `offset`; both lie inside, and do not cross sixteen bytes.
+    #[inline(always)]
+    pub fn note(&mut self, offset: usize, size: usize, act: Act, who: &Who<'_>) -> Result<(), Trouble> {
+        let chunk = &mut self.chunks[offset >> 4];
+        if size == 16 && chunk.bits & SPLIT == 0 {
+            return Self::step(chunk, BOTH, act, who);
+        }
+        self.note_parts(offset, size, act, who)
+    }
+
+    #[inline(always)]
+    fn step(last: &mut Last, half: u8, act: Act, who: &Who<'_>) -> Result<(), Trouble> {
+        match act {
+            Act::Read => last.read(who, half),
+            Act::Write => {
+                last.writable(who)?;
+                last.wrote(who, half);
+                Ok(())
+            }
+            Act::Begin => {
+                last.writable(who)?;
+                last.bits |= PENDING;
+                Ok(())
+            }
+            Act::End => {
+                last.wrote(who, half);
+                Ok(())
+            }
+            Act::Atomic => {
+                if last.bits & PENDING != 0 {
+                    return Err(Trouble::Pending);
+                }
+                if last.bits & half != half {
+                    return Err(Trouble::Unwritten);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn note_parts(&mut self, offset: usize, size: usize, act: Act, who: &Who<'_>) -> Result<(), Trouble> {
+        let index = offset >> 4;
+        let chunk = &mut self.chunks[index];
+        let parts = &mut self.parts[index];
+        if chunk.bits & SPLIT == 0 {
+            *parts = [*chunk; 8];
+            chunk.bits |= SPLIT;
+        }
+        let first = offset >> 1 & 7;
+        if size == 1 {
+            return Self::step(&mut parts[first], if offset & 1 == 0 { LOW } else { HIGH }, act, who);
+        }
+        for part in &mut parts[first..first + size / 2] {
+            Self::step(part, BOTH, act, who)?;
+        }
+        if size == 16 && matches!(act, Act::Write | Act::Begin | Act::End) {
+            // One history again.
+            *chunk = parts[0];
+            if parts.iter().any(|p| p.readers != chunk.readers || p.read_clock != chunk.read_clock) {
+                for part in parts.iter() {
+                    chunk.readers |= part.readers;
+                    chunk.read_clock = chunk.read_clock.max(part.read_clock);
+                }
+                chunk.read_lane = ALL_LANES;
+            }
+            chunk.bits &= !SPLIT;
+        }
+        Ok(())
+    }
+}
+
+/// How often the banks must be read to serve lanes of `size` bytes, and how often at best.
+pub fn wavefronts(addresses: &L32, mask: u32, size: usize) -> (u64, u64) {
+    if mask == 0 {
+        return (0, 0);
+    }
+    let group = match size {
+        16 => 8,
+        8 => 16,
+        _ => 32,
+    };
+    let (mut taken, mut ideal) = (0, 0);
+    for first in (0..32).step_by(group) {
+        let lanes = mask >> first & if group == 32 { u32::MAX } else { (1 << group) - 1 };
+        if lanes == 0 {
+            continue;
+        }
+        // Distinct units of `unit` bytes by the banks that hold them.
+        let unit = size.max(4);
+        let banks = 128 / unit;
+        let shift = unit.trailing_zeros();
+        let (mut used, mut single) = (0u32, true);
+        for lane in 0..group {
+            if lanes >> lane & 1 == 1 {
+                let bit = 1 << ((addresses[first + lane] >> shift) as usize % banks);
+                single &= used & bit == 0;
+                used |= bit;
+            }
+        }
+        if single {
+            taken += 1;
+            ideal += 1;
+            continue;
+        }
+        let mut seen = [[u32::MAX; 32]; 32];
+        let mut counts = [0usize; 32];
+        let mut most = 0;
+        let mut distinct = 0;
+        for lane in 0..group {
+            if lanes >> lane & 1 == 0 {
+                continue;
+            }
+            let word = addresses[first + lane] / unit as u32;
+            let bank = word as usize % banks;
+            let have = counts[bank];
+            if !seen[bank][..have].contains(&word) {
+                seen[bank][have] = word;
+                counts[bank] += 1;
+                distinct += 1;
+                most = most.max(counts[bank]);
+            }
+        }
+        taken += most as u64;
+        ideal += (distinct as u64 * unit as u64).div_ceil(128);
+    }
+    (taken, ideal)
+}

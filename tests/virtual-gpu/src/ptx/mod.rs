@@ -1,0 +1,11 @@
+//! PTX text, read once: tokens, then functions, then the compact form that the machine runs.
+
+pub mod flow;
+pub mod ir;
+pub mod lex;
+pub mod lower;
+mod lower_alu;
+mod lower_memory;
+pub mod parse;
+mod slots;
+pub mod touch;
