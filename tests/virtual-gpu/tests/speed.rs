@@ -6,7 +6,7 @@ use common::{alone, device, kernel};
 use cudarc::driver::{LaunchConfig, PushKernelArg as _};
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "prints the speed of the interpreter and asserts nothing: run by hand"]
 fn a_product_of_1024_rows() {
     let _alone = alone();
     let (context, stream) = device();
