@@ -1,0 +1,22 @@
+// Global to shared memory without passing through registers, 16 bytes a thread at a time, in groups that are waited for.
+#pragma once
+#include <cstdint>
+
+constexpr int kChunk = 16; // bytes of one copy
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// .cg: through L2 only, what one block reads another reads next.
+__device__ inline void copy_chunk(uint32_t to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most `kPending` of the youngest groups are still under way.
+template <int kPending>
+__device__ inline void wait_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}

@@ -1,0 +1,48 @@
+// The cell: from z = acc + b of all gates to the state. Every operation says how it rounds, so that a compiler's choice of
+// what to fuse cannot make two kernels differ.
+//
+//   c = sigma(i) tanh(g) + sum_n sigma(f_n) c_n        h = sigma(o) tanh(c)         gates in the order i g o f_1 .. f_N
+//   RNN: h = relu(z), the leaf h = z
+#pragma once
+
+enum class Cell { Lstm, Rnn };
+
+// Gates of a cell with `states` inputs.
+__host__ __device__ constexpr int gates_of(Cell cell, int states) { return cell == Cell::Lstm ? 3 + states : 1; }
+
+template <bool kCoarse>
+__device__ inline float tanh_of(float x) {
+    if constexpr (kCoarse) {
+        float y;
+        asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+        return y;
+    } else {
+        return tanhf(x);
+    }
+}
+
+// sigma(x) = 1/2 + 1/2 tanh(x/2), one special function; (acc + b) / 2 is one rounding, as acc + b would be.
+template <bool kCoarse>
+__device__ inline float sigmoid_of(float acc, float b) {
+    return __fmaf_rn(0.5f, tanh_of<kCoarse>(__fmaf_rn(0.5f, acc, __fmul_rn(0.5f, b))), 0.5f);
+}
+
+// One unit. `acc` and `b` hold a gate each, `c_in` the c of the states; returns h.
+template <Cell kCell, int kStates, bool kCoarse>
+__device__ inline float apply_gates(const float* acc, const float* b, const float* c_in, float& c) {
+    if constexpr (kCell == Cell::Lstm) {
+        const float i = sigmoid_of<kCoarse>(acc[0], b[0]);
+        const float g = tanh_of<kCoarse>(__fadd_rn(acc[1], b[1]));
+        const float o = sigmoid_of<kCoarse>(acc[2], b[2]);
+        c = __fmul_rn(i, g);
+#pragma unroll
+        for (int n = 0; n < kStates; ++n) {
+            c = __fmaf_rn(sigmoid_of<kCoarse>(acc[3 + n], b[3 + n]), c_in[n], c);
+        }
+        return __fmul_rn(o, tanh_of<kCoarse>(c));
+    } else {
+        const float z = __fadd_rn(acc[0], b[0]);
+        c = 0.0f;
+        return kStates > 0 && z < 0.0f ? 0.0f : z; // NaN stays
+    }
+}

@@ -1,0 +1,69 @@
+// Weights, biases and dense input as the products want them, from f32. One thread an element that is written, so that
+// padding is written too: it is 0.
+#pragma once
+#include "common/arguments.cuh"
+#include "common/storage.cuh"
+
+// The unit and gate of a column of a packed row, or a gate beyond the last for the padding: `column` undone by search,
+// a few dozen steps an element, once a model.
+template <class Storage>
+__device__ inline bool find_column(uint32_t gates, uint32_t column, uint32_t& gate, uint32_t& unit) {
+    for (gate = 0; gate < gates; ++gate) {
+        for (unit = 0; unit < kBlockUnits; ++unit) {
+            if (Storage::column(gates, gate, unit) == column) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+template <class Storage>
+__device__ inline void pack_weights(const PackArguments& arguments) {
+    const uint32_t stride = Storage::stride(arguments.gates);
+    const uint32_t stages = divide_up(arguments.segments * arguments.padded, kStageK);
+    const uint64_t thread = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    const uint32_t column = thread % stride;
+    const uint64_t k_row = thread / stride;
+    const uint32_t k_in_stage = k_row % kStageK, stage = k_row / kStageK % stages;
+    const uint64_t block = k_row / kStageK / stages;
+    if (block >= divide_up(divide_up(arguments.units, 16) * 16, kBlockUnits)) {
+        return;
+    }
+    const uint32_t k = stage * kStageK + k_in_stage;
+    const uint32_t segment = k / arguments.padded, in_segment = k % arguments.padded;
+    uint32_t gate, unit_of_block;
+    float w = 0.0f;
+    if (find_column<Storage>(arguments.gates, column, gate, unit_of_block)) {
+        const uint64_t unit = block * kBlockUnits + unit_of_block;
+        if (unit < arguments.units && segment < arguments.segments && in_segment < arguments.segment) {
+            const size_t row = size_t(segment) * arguments.segment + in_segment;
+            w = arguments.w[(row * arguments.gates + gate) * arguments.units + unit];
+        }
+    }
+    const size_t plane = size_t(kStageK) * stride;
+    Storage::store(static_cast<typename Storage::Element*>(arguments.packed) +
+                       (block * stages + stage) * Storage::kPlanes * plane + k_in_stage * stride + column,
+                   plane, w);
+}
+
+__device__ inline void pack_bias_of(const PackBiasArguments& arguments) {
+    const uint32_t padded = divide_up(arguments.units, kBlockUnits) * kBlockUnits;
+    const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x;
+    const uint32_t gate = thread / padded, unit = thread % padded;
+    if (gate < arguments.gates) {
+        arguments.packed[thread] = unit < arguments.units ? arguments.b[gate * arguments.units + unit] : 0.0f;
+    }
+}
+
+template <class Storage>
+__device__ inline void store_input(const InputArguments& arguments) {
+    const uint64_t thread = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    const uint64_t row = thread / arguments.padded;
+    const uint32_t k = thread % arguments.padded;
+    if (row < arguments.rows) {
+        const float x = k < arguments.d ? arguments.x[row * arguments.d + k] : 0.0f;
+        Storage::store(static_cast<typename Storage::Element*>(arguments.out) + row * (Storage::kPlanes * arguments.padded) + k,
+                       arguments.padded, x);
+    }
+}

@@ -1,0 +1,44 @@
+// The kernels of a pass forward, for one storage: the one list of what is instantiated. build.rs compiles it once a storage.
+#include "cell.cuh"
+#include "pack.cuh"
+#include "states.cuh"
+#include "tokens.cuh"
+
+#if PR_LSTM_STORAGE == 0
+using Storage = Bf16;
+#elif PR_LSTM_STORAGE == 1
+using Storage = F16;
+#elif PR_LSTM_STORAGE == 2
+using Storage = Split;
+#else
+using Storage = Ffma;
+#endif
+
+#define KERNEL(name, Arguments, ...)                                                                 \
+    extern "C" __global__ void name(const __grid_constant__ Arguments arguments) { __VA_ARGS__(arguments); }
+#define LAYER(name, cell, states, tile)                                                                    \
+    extern "C" __global__ void __launch_bounds__(kThreads, 2) name(const __grid_constant__ CellArguments arguments) { \
+        cell_forward<Storage, cell, states, tile>(arguments);                                              \
+    }
+#define LAYERS(tile)                                   \
+    LAYER(leaf_lstm_##tile, Cell::Lstm, 0, tile)       \
+    LAYER(leaf_rnn_##tile, Cell::Rnn, 0, tile)         \
+    LAYER(merge_lstm_##tile, Cell::Lstm, 2, tile)      \
+    LAYER(merge_rnn_##tile, Cell::Rnn, 2, tile)        \
+    LAYER(unary_lstm_##tile, Cell::Lstm, 1, tile)      \
+    LAYER(unary_rnn_##tile, Cell::Rnn, 1, tile)
+
+LAYERS(64)
+#if PR_LSTM_STORAGE != 3
+LAYERS(128)
+#endif
+
+KERNEL(tokens_lstm, TokensArguments, tokens_forward<Storage, Cell::Lstm>)
+KERNEL(tokens_rnn, TokensArguments, tokens_forward<Storage, Cell::Rnn>)
+KERNEL(input, InputArguments, store_input<Storage>)
+KERNEL(pack, PackArguments, pack_weights<Storage>)
+KERNEL(pack_bias, PackBiasArguments, pack_bias_of)
+KERNEL(collect, CollectArguments, collect_hidden<Storage>)
+KERNEL(read_states, StatesArguments, transfer_states<Storage, true>)
+KERNEL(write_states, StatesArguments, transfer_states<Storage, false>)
+KERNEL(copy_states, CopyArguments, copy_state<Storage>)

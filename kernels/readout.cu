@@ -1,0 +1,54 @@
+// The read-out, y = relu(hidden) * W + b, in f32: a block has 32 rows by 16 columns, a thread four columns of a row.
+// One accumulator an output, k ascending, the bias last: the bits of the CPU. And the sum of two buffers.
+#include "common/arguments.cuh"
+#include "common/storage.cuh"
+
+constexpr int kRows = 32;
+constexpr int kColumns = 16;
+constexpr int kStep = 32; // k at a time in shared memory
+
+extern "C" __global__ void __launch_bounds__(128) readout(const __grid_constant__ ReadoutArguments arguments) {
+    __shared__ float x[kRows][kStep + 1];
+    __shared__ float w[kStep][kColumns];
+    const uint32_t column_tiles = divide_up(arguments.o, kColumns);
+    const uint32_t start = blockIdx.x / column_tiles * kRows, first = blockIdx.x % column_tiles * kColumns;
+    const uint32_t row = threadIdx.x / 4, column = threadIdx.x % 4 * 4;
+    float y[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    for (uint32_t k0 = 0; k0 < arguments.h; k0 += kStep) {
+        for (uint32_t i = threadIdx.x; i < kRows * kStep; i += 128) {
+            const uint32_t r = start + i / kStep, k = k0 + i % kStep;
+            float h = 0.0f;
+            if (r < arguments.rows && k < arguments.h) {
+                h = arguments.hidden[size_t(r) * arguments.h + k];
+            }
+            x[i / kStep][i % kStep] = h < 0.0f ? 0.0f : h; // NaN stays
+        }
+        for (uint32_t i = threadIdx.x; i < kStep * kColumns; i += 128) {
+            const uint32_t k = k0 + i / kColumns, j = first + i % kColumns;
+            w[i / kColumns][i % kColumns] = k < arguments.h && j < arguments.o ? arguments.w[size_t(k) * arguments.o + j] : 0.0f;
+        }
+        __syncthreads();
+        const uint32_t steps = min(arguments.h - k0, uint32_t(kStep));
+        for (uint32_t k = 0; k < steps; ++k) {
+            for (int j = 0; j < 4; ++j) {
+                y[j] = __fmaf_rn(x[row][k], w[k][column + j], y[j]);
+            }
+        }
+        __syncthreads();
+    }
+    if (start + row < arguments.rows) {
+        for (int j = 0; j < 4; ++j) {
+            const uint32_t o = first + column + j;
+            if (o < arguments.o) {
+                arguments.y[size_t(start + row) * arguments.o + o] = __fadd_rn(y[j], arguments.b[o]);
+            }
+        }
+    }
+}
+
+extern "C" __global__ void add(const __grid_constant__ AddArguments arguments) {
+    const uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < arguments.len) {
+        arguments.to[i] = __fadd_rn(arguments.to[i], arguments.from[i]);
+    }
+}
