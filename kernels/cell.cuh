@@ -1,7 +1,7 @@
 // A layer forward: gather, product, gates, in one launch; z does not reach memory.
 //
-// A block owns kTile rows by 32 units. Blocks of the same rows are neighbours in the grid, so that the rows come from L2
-// but once from further. Memory a block: its rows' inputs (kTile * K elements), its units' weights (once, from L2), the
+// A block owns kTile rows by 32 units: the grid is [row tiles][unit blocks], so that blocks of the same rows run together
+// and their rows come from L2 but once from further. Memory a block: its rows' inputs (kTile * K elements), its units' weights (once, from L2), the
 // rows' c. A merge reads its two states by number and writes a third row; a unary layer reads what the merge left between
 // them and updates c in place.
 #pragma once
@@ -39,7 +39,7 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
 
     const uint32_t units = arguments.units;
     const uint32_t unit_blocks = divide_up(units, kBlockUnits);
-    const uint32_t block = blockIdx.x % unit_blocks, start = blockIdx.x / unit_blocks * kTile;
+    const uint32_t block = blockIdx.x, start = blockIdx.y * kTile;
     number_rows<kStates, kTile>(numbers, arguments, start);
 
     const uint32_t k = arguments.segment * kInputs;

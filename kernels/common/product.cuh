@@ -55,7 +55,7 @@ struct Stage {
                 k -= operands.segment;
                 rows += kTile;
             }
-#pragma unroll
+#pragma unroll(Storage::kPlanes == 1 ? 4 : 1)
             for (int i = 0; i < kTile * kRowChunks / kThreads; ++i) {
                 const uint32_t row = threadIdx.x / kRowChunks + i * (kThreads / kRowChunks);
                 const Element* from = operands.input + size_t(rows[row]) * (Storage::kPlanes * operands.segment) + k;
@@ -111,6 +111,8 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
     static constexpr int kPairs = kGates; // of column tiles: 16 units * gates / 16
 
     float z[kRowTiles][2 * kPairs][4];
+    // Where in a stage this lane's first rows of fragments lie.
+    uint32_t input_at, weights_at;
 
     __device__ void run(uint32_t ring, const Operands<Storage>& operands, uint32_t live_units) {
 #pragma unroll
@@ -120,41 +122,87 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
             }
         }
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const uint32_t row = warp / 2 * (kTile / 2) + lane % 16;
-        const uint32_t column = warp % 2 * (16 * kGates) + lane / 16 * 8;
-        const bool live = warp % 2 * 16 < live_units; // else these 16 units are padding
+        input_at = Ring::chunk_at(warp / 2 * (kTile / 2) + lane % 16, lane / 16);
+        weights_at = Ring::kInputBytes + (lane % 16 * Ring::kStride + warp % 2 * (16 * kGates) + lane / 16 * 8) * 2;
+        asm volatile("" : "+r"(input_at), "+r"(weights_at)); // kept, not computed again at every use
+        const bool live = threadIdx.x / 32 % 2 * 16 < live_units; // else this warp's 16 units are padding
         for_stages<Storage, Ring>(ring, operands, [&](uint32_t stage, uint32_t k) {
-            if (!live) {
-                return;
-            }
-#pragma unroll
-            for (uint32_t step = 0; step < kStageK / 16; ++step) {
-                if (step * 16 < k) {
-#pragma unroll 1
-                    for (int product = 0; product < Storage::kProducts; ++product) {
-                        const uint32_t a_plane = stage + Storage::plane_of_a(product) * Ring::kPlaneBytes;
-                        const uint32_t b_plane = stage + Ring::kInputBytes +
-                                                 Storage::plane_of_b(product) * (kStageK * Ring::kStride * 2);
-                        uint32_t a[kRowTiles][4];
-#pragma unroll
-                        for (int m = 0; m < kRowTiles; ++m) {
-                            load_matrices(a[m], a_plane + Ring::chunk_at(row + m * 16, step * 2 + lane / 16));
-                        }
-#pragma unroll
-                        for (int pair = 0; pair < kPairs; ++pair) {
-                            uint32_t b[4];
-                            load_matrices_transposed(
-                                b, b_plane + ((step * 16 + lane % 16) * Ring::kStride + column + pair * 16) * 2);
-#pragma unroll
-                            for (int m = 0; m < kRowTiles; ++m) {
-                                Storage::multiply_add(z[m][2 * pair], a[m], b[0], b[1]);
-                                Storage::multiply_add(z[m][2 * pair + 1], a[m], b[2], b[3]);
-                            }
-                        }
+            if (live) {
+#pragma unroll(Storage::kPlanes == 1 ? 2 : 1)
+                for (uint32_t step = 0; step < kStageK / 16; ++step) {
+                    if (step * 16 < k) {
+                        multiply(stage, step);
                     }
                 }
             }
         });
+    }
+
+    // 16 k of a stage.
+    __device__ void multiply(uint32_t stage, uint32_t step) {
+        if constexpr (Storage::kPlanes == 1) {
+            uint32_t a[kRowTiles][4];
+#pragma unroll
+            for (int m = 0; m < kRowTiles; ++m) {
+                load_inputs(a[m], stage, step, 0, m);
+            }
+#pragma unroll
+            for (int pair = 0; pair < kPairs; ++pair) {
+                uint32_t b[4];
+                load_weights(b, stage, step, 0, pair);
+#pragma unroll
+                for (int m = 0; m < kRowTiles; ++m) {
+                    Storage::multiply_add(z[m][2 * pair], a[m], b[0], b[1]);
+                    Storage::multiply_add(z[m][2 * pair + 1], a[m], b[2], b[3]);
+                }
+            }
+        } else {
+            // Six products, smallest first, in a sum that starts at 0 and is then added with one rounding: a tensor core's
+            // own sum truncates, a whole row of them would lose what the planes are there to keep.
+#pragma unroll
+            for (int m = 0; m < kRowTiles; ++m) {
+                uint32_t a[Storage::kPlanes][4];
+#pragma unroll
+                for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                    load_inputs(a[plane], stage, step, plane, m);
+                }
+#pragma unroll
+                for (int pair = 0; pair < kPairs; ++pair) {
+                    uint32_t b[Storage::kPlanes][4];
+#pragma unroll
+                    for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                        load_weights(b[plane], stage, step, plane, pair);
+                    }
+                    float sum[2][4] = {};
+#pragma unroll
+                    for (int order = Storage::kPlanes - 1; order >= 0; --order) {
+#pragma unroll
+                        for (int plane = 0; plane <= order; ++plane) {
+                            Storage::multiply_add(sum[0], a[order - plane], b[plane][0], b[plane][1]);
+                            Storage::multiply_add(sum[1], a[order - plane], b[plane][2], b[plane][3]);
+                        }
+                    }
+#pragma unroll
+                    for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) {
+                            z[m][2 * pair + tile][i] = __fadd_rn(z[m][2 * pair + tile][i], sum[tile][i]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // Fragments of 16 rows by 16 k, and of 16 k by two tiles of columns.
+    __device__ void load_inputs(uint32_t (&a)[4], uint32_t stage, uint32_t step, int plane, int m) const {
+        // A step is two chunks: it flips a bit of the swizzled chunk.
+        const uint32_t at = stage + (input_at ^ step * (2 * kChunk));
+        load_matrices(a, at + (plane * Ring::kPlaneBytes + m * 16 * Ring::kRowBytes));
+    }
+    __device__ void load_weights(uint32_t (&b)[4], uint32_t stage, uint32_t step, int plane, int pair) const {
+        const uint32_t at = stage + weights_at + step * (16 * Ring::kStride * 2);
+        load_matrices_transposed(b, at + (plane * kStageK * Ring::kStride + pair * 16) * 2);
     }
 
     // Calls f(row of the tile, first of four units of the block, acc[gate][unit]) for all that this thread holds.

@@ -52,15 +52,12 @@ template <class Format>
 struct Narrow {
     using Element = uint16_t;
     static constexpr bool kTensor = true;
-    static constexpr bool kCoarse = true; // 16 bits do not see what tanh.approx loses
+    static constexpr bool kCoarse = false; // 16 bits do not see what tanh.approx loses
     static constexpr int kPlanes = 1;
-    static constexpr int kProducts = 1;
     static constexpr int kStages = 4;
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates + 8; }
     __device__ static constexpr int column(int gates, int gate, int unit) { return tensor_column(gates, gate, unit); }
-    __device__ static constexpr int plane_of_a(int) { return 0; }
-    __device__ static constexpr int plane_of_b(int) { return 0; }
 
     __device__ static float load(const Element* at, size_t) { return Format::widen(*at); }
     __device__ static void store(Element* at, size_t, float x) { *at = static_cast<Element>(Format::pair(x, 0.0f)); }
@@ -94,13 +91,10 @@ struct Split {
     static constexpr bool kTensor = true;
     static constexpr bool kCoarse = false;
     static constexpr int kPlanes = 3;
-    static constexpr int kProducts = 6; // smallest first: low*high, mid*mid, high*low, mid*high, high*mid, high*high
     static constexpr int kStages = 2;
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates + 8; }
     __device__ static constexpr int column(int gates, int gate, int unit) { return tensor_column(gates, gate, unit); }
-    __device__ static int plane_of_a(int product) { return 0b00'00'01'00'01'10 >> 2 * product & 3; }
-    __device__ static int plane_of_b(int product) { return 0b00'01'00'10'01'00 >> 2 * product & 3; }
 
     // Exact, in whichever order.
     __device__ static float load(const Element* at, size_t plane) {

@@ -152,6 +152,7 @@ impl Lower<'_> {
         if a.space == Space::Param
             && let Arg::Memory(base, offset) = from
             && let Arg::Name(name) = &**base
+            && self.class_of(base).is_none()
         {
             for (lane, to) in to.iter().enumerate() {
                 let at = offset + (lane * a.num.size()) as i64;
