@@ -1,8 +1,8 @@
 // A tile of z = [inputs] * W: kTile rows by 32 units with all their gates, in registers at the end.
 //
 // Four warps, 2 by 2: half the rows by 16 units each. Stages of 32 k run through a ring in shared memory: while one is
-// multiplied, the next are on their way. Rows are gathered by number; a merge's two inputs are one long k. Sums run over
-// k in order, in one accumulator: a row has the same bits in every tile and every launch.
+// multiplied, the next are on their way. Rows are gathered by number; a merge's two inputs are one long k, what is beyond
+// the last k is 0. Sums run over k in order, in one accumulator: a row has the same bits in every tile and every launch.
 #pragma once
 #include "copy.cuh"
 #include "mma.cuh"
@@ -20,19 +20,19 @@ struct Operands {
     uint32_t k; // segment * inputs, a multiple of 16
 };
 
-// Copies of a stage that all products share: rows by number, weights as they lie.
-template <class Storage, int kGates, int kTile, int kInputs>
+// A stage in shared memory: rows of the inputs, then the piece of weights as it lies in global memory.
+template <class Storage, int kGates, int kTile>
 struct Stage {
-    using Element = typename Storage::Element;
-    static constexpr int kPerChunk = kChunk / sizeof(Element);
+    static constexpr int kElement = sizeof(typename Storage::Element);
+    static constexpr int kPerChunk = kChunk / kElement;
     static constexpr int kRowChunks = kStageK / kPerChunk;
     // Tensor cores: rows unpadded, their chunks swizzled. FFMA: a chunk of padding.
-    static constexpr int kRowBytes = kStageK * sizeof(Element) + (Storage::kTensor ? 0 : kChunk);
+    static constexpr int kRowBytes = kStageK * kElement + (Storage::kTensor ? 0 : kChunk);
     static constexpr int kPlaneBytes = kTile * kRowBytes;
     static constexpr int kInputBytes = Storage::kPlanes * kPlaneBytes;
     static constexpr int kStride = Storage::stride(kGates);
     static constexpr int kPieceElements = Storage::kPlanes * kStageK * kStride;
-    static constexpr int kPieceBytes = kPieceElements * sizeof(Element);
+    static constexpr int kPieceBytes = kPieceElements * kElement;
     static constexpr int kBytes = kInputBytes + kPieceBytes;
 
     // Byte offset of a chunk of a row. Eight consecutive rows, read by ldmatrix at one k, lie in eight different
@@ -44,59 +44,116 @@ struct Stage {
             return row * kRowBytes + chunk * kChunk;
         }
     }
+};
 
-    // Starts the copy of a stage into `to`.
-    __device__ static void copy(uint32_t to, const Operands<Storage>& operands, uint32_t stage) {
-        const uint32_t chunk = threadIdx.x % kRowChunks;
-        uint32_t k = stage * kStageK + chunk * kPerChunk;
-        if (k < operands.k) {
-            const uint32_t* rows = operands.rows;
-            if (kInputs == 2 && k >= operands.segment) {
-                k -= operands.segment;
-                rows += kTile;
-            }
-#pragma unroll(Storage::kPlanes == 1 ? 4 : 1)
-            for (int i = 0; i < kTile * kRowChunks / kThreads; ++i) {
-                const uint32_t row = threadIdx.x / kRowChunks + i * (kThreads / kRowChunks);
-                const Element* from = operands.input + size_t(rows[row]) * (Storage::kPlanes * operands.segment) + k;
+// A value of this lane that stays in a register; the compiler would rather compute it anew at every use, which is right
+// only where registers are scarce.
+template <class Storage>
+__device__ inline uint32_t keep(uint32_t value) {
+    return Storage::kPlanes == 1 ? __shfl_sync(0xffffffffu, value, threadIdx.x % 32) : value;
+}
+
+// A thread's share of the copies: one chunk of some rows, and some chunks of its warp's quarter of the piece. Pointers move
+// on from stage to stage, so that a copy costs little more than itself.
+template <class Storage, int kGates, int kTile, int kInputs>
+struct Copier {
+    using S = Stage<Storage, kGates, kTile>;
+    static constexpr int kRowStep = kThreads / S::kRowChunks;
+    static constexpr int kRows = kTile / kRowStep;
+    static constexpr int kShare = S::kPieceBytes / (kThreads / 32);
+    static constexpr int kMiddle = kShare / (32 * kChunk) / 2 * (32 * kChunk); // small offsets of both signs cost nothing
+    static constexpr bool kPointers = Storage::kPlanes == 1 || kInputs == 1; // else found anew every stage, see `keep`
+
+    const Operands<Storage>& operands;
+    const char* rows[kRows];
+    const char* piece;
+    uint32_t k;                 // of the next chunk
+    uint32_t rows_to, piece_to; // in a stage
+    uint32_t tail;              // bytes of the share from this lane's first chunk on
+
+    __device__ explicit Copier(const Operands<Storage>& operands)
+        : operands(operands), k(keep<Storage>(threadIdx.x % S::kRowChunks * S::kPerChunk)) {
+        const uint32_t share = threadIdx.x / 32 * kShare + threadIdx.x % 32 * kChunk;
+        piece = reinterpret_cast<const char*>(operands.weights) + share + kMiddle;
+        tail = keep<Storage>(kShare - threadIdx.x % 32 * kChunk);
+        rows_to = keep<Storage>(S::chunk_at(threadIdx.x / S::kRowChunks, threadIdx.x % S::kRowChunks));
+        piece_to = keep<Storage>(S::kInputBytes + share);
+        if (kPointers) {
+            point(operands.rows, k);
+        }
+    }
+
+    __device__ void point(const uint32_t* numbers, uint32_t k_of_row) {
 #pragma unroll
-                for (int plane = 0; plane < Storage::kPlanes; ++plane) {
-                    copy_chunk(to + plane * kPlaneBytes + chunk_at(row, chunk), from + plane * operands.segment);
+        for (int i = 0; i < kRows; ++i) {
+            const size_t row = numbers[threadIdx.x / S::kRowChunks + i * kRowStep];
+            rows[i] = reinterpret_cast<const char*>(operands.input + row * (Storage::kPlanes * operands.segment) + k_of_row);
+        }
+    }
+
+    // Starts the copy of the next stage.
+    __device__ void copy(uint32_t to) {
+        if (!kPointers) {
+            const bool second = kInputs == 2 && k >= operands.segment;
+            point(operands.rows + (second ? kTile : 0), second ? k - operands.segment : k);
+        } else if (kInputs == 2 && k - operands.segment < kStageK) { // once
+            point(operands.rows + kTile, k - operands.segment);
+        }
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+            for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                // kRowStep rows on the swizzle is the same.
+                const uint32_t at = to + rows_to + plane * S::kPlaneBytes + i * kRowStep * S::kRowBytes;
+                const char* from = rows[i] + plane * operands.segment * S::kElement;
+                if (kInputs == 2) { // whole stages
+                    copy_chunk(at, from);
+                } else {
+                    copy_chunk_or_zero(at, from, k < operands.k ? kChunk : 0);
                 }
             }
+            rows[i] += kStageK * S::kElement;
         }
-        const char* piece = reinterpret_cast<const char*>(operands.weights + size_t(stage) * kPieceElements);
+        k += kStageK;
 #pragma unroll
-        for (int at = 0; at < kPieceBytes; at += kThreads * kChunk) {
-            const uint32_t byte = at + threadIdx.x * kChunk;
-            if (byte < kPieceBytes) {
-                copy_chunk(to + kInputBytes + byte, piece + byte);
+        for (int at = 0; at < kShare; at += 32 * kChunk) {
+            if (at + 32 * kChunk <= kShare || at < int(tail)) {
+                copy_chunk(to + piece_to + at, piece + (at - kMiddle));
             }
         }
+        piece += S::kPieceBytes;
     }
 };
 
-// The ring: `multiply(stage in shared memory, k of the stage)` for every stage in turn.
-template <class Storage, class Stage, class Multiply>
+// The ring: `multiply(stage in shared memory)` for every stage in turn.
+template <class Storage, int kGates, int kTile, int kInputs, class Multiply>
 __device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operands, Multiply multiply) {
-    constexpr int kStages = Storage::kStages;
+    constexpr int kStages = Storage::kStages, kBytes = Stage<Storage, kGates, kTile>::kBytes;
     const uint32_t stages = divide_up(operands.k, kStageK);
+    Copier<Storage, kGates, kTile, kInputs> copier(operands);
 #pragma unroll
     for (uint32_t stage = 0; stage < kStages - 1; ++stage) {
         if (stage < stages) {
-            Stage::copy(ring + stage * Stage::kBytes, operands, stage);
+            copier.copy(ring + stage * kBytes);
         }
         end_group();
     }
-    for (uint32_t stage = 0; stage < stages; ++stage) {
-        wait_groups<kStages - 2>();
-        __syncthreads(); // the stage is there for all, and nobody reads the one that is overwritten next
-        const uint32_t next = stage + kStages - 1;
-        if (next < stages) {
-            Stage::copy(ring + next % kStages * Stage::kBytes, operands, next);
+    // Unrolled around the ring, so that places in it are constants.
+#pragma unroll 1
+    for (uint32_t left = stages; left > 0;) {
+#pragma unroll
+        for (uint32_t slot = 0; slot < kStages; ++slot) {
+            if (left > 0) {
+                wait_groups<kStages - 2>();
+                __syncthreads(); // the stage is there for all, and nobody reads the one that is overwritten next
+                if (left > kStages - 1) {
+                    copier.copy(ring + (slot + kStages - 1) % kStages * kBytes);
+                }
+                end_group();
+                multiply(ring + slot * kBytes);
+                --left;
+            }
         }
-        end_group();
-        multiply(ring + stage % kStages * Stage::kBytes, min(operands.k - stage * kStageK, uint32_t(kStageK)));
     }
 }
 
@@ -106,7 +163,7 @@ struct Product;
 // On tensor cores: a warp has kTile/2 rows by 16 units.
 template <class Storage, int kGates, int kTile, int kInputs>
 struct Product<Storage, kGates, kTile, kInputs, true> {
-    using Ring = Stage<Storage, kGates, kTile, kInputs>;
+    using Ring = Stage<Storage, kGates, kTile>;
     static constexpr int kRowTiles = kTile / 2 / 16;
     static constexpr int kPairs = kGates; // of column tiles: 16 units * gates / 16
 
@@ -122,17 +179,15 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
             }
         }
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        input_at = Ring::chunk_at(warp / 2 * (kTile / 2) + lane % 16, lane / 16);
-        weights_at = Ring::kInputBytes + (lane % 16 * Ring::kStride + warp % 2 * (16 * kGates) + lane / 16 * 8) * 2;
-        asm volatile("" : "+r"(input_at), "+r"(weights_at)); // kept, not computed again at every use
-        const bool live = threadIdx.x / 32 % 2 * 16 < live_units; // else this warp's 16 units are padding
-        for_stages<Storage, Ring>(ring, operands, [&](uint32_t stage, uint32_t k) {
+        const uint32_t column = warp % 2 * (16 * kGates) + lane / 16 * 8;
+        input_at = keep<Storage>(Ring::chunk_at(warp / 2 * (kTile / 2) + lane % 16, lane / 16));
+        weights_at = keep<Storage>(Ring::kInputBytes + (lane % 16 * Ring::kStride + column) * 2);
+        const bool live = keep<Storage>(warp % 2 * 16 < live_units); // else this warp's 16 units are padding
+        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, [&](uint32_t stage) {
             if (live) {
 #pragma unroll(Storage::kPlanes == 1 ? 2 : 1)
                 for (uint32_t step = 0; step < kStageK / 16; ++step) {
-                    if (step * 16 < k) {
-                        multiply(stage, step);
-                    }
+                    multiply(stage, step);
                 }
             }
         });
@@ -231,7 +286,7 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
 // By fused multiply-add, as the CPU does it: a thread has four rows by four units.
 template <class Storage, int kGates, int kTile, int kInputs>
 struct Product<Storage, kGates, kTile, kInputs, false> {
-    using Ring = Stage<Storage, kGates, kTile, kInputs>;
+    using Ring = Stage<Storage, kGates, kTile>;
     static constexpr int kRows = kTile / 16;
 
     float z[kRows][kGates][4];
@@ -244,8 +299,8 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
             }
         }
         const uint32_t unit = threadIdx.x % 8 * 4, row = threadIdx.x / 8;
-        for_stages<Storage, Ring>(ring, operands, [&](uint32_t stage, uint32_t k) {
-            for (uint32_t chunk = 0; chunk * 4 < k; ++chunk) {
+        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, [&](uint32_t stage) {
+            for (uint32_t chunk = 0; chunk < kStageK / 4; ++chunk) {
                 float4 a[kRows];
 #pragma unroll
                 for (int i = 0; i < kRows; ++i) {
