@@ -1,0 +1,323 @@
+//! What nvcc and ptxas made of the kernels: registers, spills, the main loops' instructions, and what the PTX may not
+//! hold. Owns no value that a kernel computes: those are in `cuda.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Where build.rs left PTX, cubins and ptxas' words, and the folder of the compiler.
+const KERNELS: &str = env!("PR_LSTM_KERNELS");
+const TOOLS: &str = env!("PR_LSTM_CUDA_TOOLS");
+
+/// The images, and those whose cells run on tensor cores.
+const TENSOR_IMAGES: [&str; 3] = ["bf16", "f16", "split"];
+const IMAGES: [&str; 5] = ["bf16", "f16", "split", "ffma", "readout"];
+
+/// Share of HMMA among the instructions of a main loop, at least; for the tile that wide steps take.
+const HMMA_SHARE: f64 = 0.36;
+
+fn read(file: &str) -> String {
+    let path = Path::new(KERNELS).join(file);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The architectures that there are cubins for, from the names of the files that build.rs lists.
+fn architectures() -> Vec<u32> {
+    let list = read("kernels.rs");
+    let archs: BTreeSet<u32> = list
+        .split("bf16.sm_")
+        .skip(1)
+        .map(|rest| rest.split('.').next().and_then(|arch| arch.parse().ok()).expect("bf16.sm_NN.cubin"))
+        .collect();
+    assert!(!archs.is_empty(), "no cubin in {list}");
+    archs.into_iter().collect()
+}
+
+/// The kernels of an image, as the host looks for them.
+fn kernels_of(image: &str) -> BTreeSet<String> {
+    if image == "readout" {
+        return ["add", "readout"].map(String::from).into();
+    }
+    let tiles: &[u32] = if image == "ffma" { &[64] } else { &[64, 128] };
+    let mut names: BTreeSet<String> = [
+        "collect",
+        "copy_states",
+        "input",
+        "pack",
+        "pack_bias",
+        "read_states",
+        "tokens_lstm",
+        "tokens_rnn",
+        "write_states",
+    ]
+    .map(String::from)
+    .into();
+    for layer in ["leaf", "merge", "unary"] {
+        for cell in ["lstm", "rnn"] {
+            names.extend(tiles.iter().map(|tile| format!("{layer}_{cell}_{tile}")));
+        }
+    }
+    names
+}
+
+/// What ptxas said of one kernel.
+#[derive(Debug, Default, PartialEq)]
+struct Resources {
+    registers: u32,
+    shared: u32,
+    stack: u32,
+    spills: u32,
+}
+
+/// The number before `what` in a line such as `8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads`.
+fn number_before(line: &str, what: &str) -> Option<u32> {
+    line.split(',').find_map(|part| part.trim().strip_suffix(what)?.split_whitespace().last()?.parse().ok())
+}
+
+/// `ptxas -v` by kernel.
+fn resources(words: &str) -> BTreeMap<String, Resources> {
+    let mut kernels = BTreeMap::new();
+    let mut name = String::new();
+    for line in words.lines() {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            name = rest.split('\'').next().unwrap().into();
+            kernels.insert(
+                name.clone(),
+                Resources { registers: u32::MAX, spills: u32::MAX, ..Resources::default() },
+            );
+        } else if let Some(kernel) = kernels.get_mut(&name) {
+            if let Some(stack) = number_before(line, " bytes stack frame") {
+                let stores = number_before(line, " bytes spill stores").expect(line);
+                let loads = number_before(line, " bytes spill loads").expect(line);
+                (kernel.stack, kernel.spills) = (stack, stores + loads);
+            } else if let Some(used) = line.split("Used ").nth(1) {
+                kernel.registers = used.split(' ').next().unwrap().parse().expect(line);
+                kernel.shared = number_before(line, " bytes smem").unwrap_or(0);
+            }
+        }
+    }
+    kernels
+}
+
+/// No kernel spills a register or keeps anything in local memory, on any architecture; the table of what they use.
+#[test]
+fn no_kernel_spills() {
+    // Static shared memory only: a cell's ring is asked for at the launch.
+    println!(
+        "{:8} {:16} {:>6} {:>9} {:>6} {:>6} {:>6}",
+        "image", "kernel", "arch", "registers", "shared", "stack", "spills"
+    );
+    let mut wrong = Vec::new();
+    for image in IMAGES {
+        for arch in architectures() {
+            let kernels = resources(&read(&format!("{image}.sm_{arch}.txt")));
+            let names: BTreeSet<String> = kernels.keys().cloned().collect();
+            assert_eq!(names, kernels_of(image), "the kernels of {image} on sm_{arch}");
+            for (name, Resources { registers, shared, stack, spills }) in kernels {
+                println!("{image:8} {name:16} {arch:>6} {registers:>9} {shared:>6} {stack:>6} {spills:>6}");
+                assert!((1..=255).contains(&registers), "{image} {name}: {registers} registers were read");
+                if stack + spills > 0 {
+                    wrong.push(format!(
+                        "{image} {name} sm_{arch}: {stack} bytes of stack, {spills} of spills"
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn words_of_ptxas_are_read() {
+    let words = "ptxas info    : Compiling entry function 'a' for 'sm_80'\nptxas info    : Function properties for a\n    \
+                 16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads\nptxas info    : Used 255 registers, used 1 \
+                 barriers, 24 bytes smem, 460 bytes cmem[0]\n";
+    let expected = Resources { registers: 255, shared: 24, stack: 16, spills: 20 };
+    assert_eq!(resources(words), BTreeMap::from([("a".to_string(), expected)]));
+}
+
+/// Opcodes of a PTX text, each with its line.
+fn opcodes(ptx: &str) -> impl Iterator<Item = (usize, &str)> {
+    ptx.lines().enumerate().filter_map(|(index, line)| {
+        let line = line.trim_start();
+        let line = if line.starts_with('@') { line.split_once(' ')?.1.trim_start() } else { line };
+        let opcode = line.split(|c: char| c.is_whitespace() || c == ';').next()?;
+        opcode.contains('.').then_some((index + 1, opcode))
+    })
+}
+
+/// Whether ptxas may fuse it with a neighbour, or the chip may answer it from a cache that no store reaches.
+fn forbidden(opcode: &str) -> bool {
+    let parts: Vec<&str> = opcode.split('.').collect();
+    let has = |part: &str| parts.contains(&part);
+    let bare = ["mul", "add", "sub"].contains(&parts[0])
+        && (has("f32") || has("f32x2"))
+        && !["rn", "rz", "rm", "rp"].iter().any(|rounding| has(rounding));
+    bare || (parts[0] == "ld" && has("global") && has("nc"))
+}
+
+/// A bare `mul.f32` beside an `add.f32` becomes an FMA where ptxas likes; `ld.global.nc` may read what was there before
+/// the launch.
+#[test]
+fn ptx_holds_nothing_that_is_forbidden() {
+    for (opcode, expected) in [
+        ("mul.f32", true),
+        ("add.ftz.f32", true),
+        ("sub.f32", true),
+        ("add.rn.f32", false),
+        ("fma.rn.f32", false),
+        ("mul.lo.u32", false),
+        ("mul.wide.u32", false),
+        ("ld.global.nc.v4.f32", true),
+        ("ld.global.v4.f32", false),
+    ] {
+        assert_eq!(forbidden(opcode), expected, "{opcode}");
+    }
+    assert_eq!(opcodes("\t@%p1 add.f32 %f1, %f2, %f3;").collect::<Vec<_>>(), [(1, "add.f32")]);
+    for image in IMAGES {
+        let ptx = read(&format!("{image}.ptx"));
+        assert!(ptx.contains("\n.target sm_80\n"), "{image}.ptx is for the oldest chip");
+        for name in kernels_of(image) {
+            assert!(ptx.contains(&format!(".entry {name}(")), "{image}.ptx has {name}");
+        }
+        assert!(
+            opcodes(&ptx).any(|(_, opcode)| opcode == "fma.rn.f32" || opcode.starts_with("mma.sync")),
+            "{image}"
+        );
+        let wrong: Vec<_> = opcodes(&ptx).filter(|(_, opcode)| forbidden(opcode)).take(10).collect();
+        assert!(wrong.is_empty(), "{image}.ptx, line and instruction: {wrong:?}");
+    }
+}
+
+/// A kernel's machine code: opcodes, and for branches the index that they go to.
+#[derive(Default)]
+struct Code {
+    opcodes: Vec<String>,
+    branches: Vec<(usize, String)>,
+    labels: BTreeMap<String, usize>,
+}
+
+/// What `nvdisasm -c` prints, by kernel.
+fn disassembly(text: &str) -> BTreeMap<String, Code> {
+    let mut kernels = BTreeMap::<String, Code>::new();
+    let mut name = String::new();
+    for line in text.lines() {
+        if let Some(label) = line.strip_suffix(':') {
+            match label.strip_prefix(".text.") {
+                Some(kernel) => name = kernel.into(),
+                None => {
+                    let code = kernels.entry(name.clone()).or_default();
+                    code.labels.insert(label.trim().into(), code.opcodes.len());
+                }
+            }
+        } else if let Some((_, instruction)) =
+            line.trim_start().strip_prefix("/*").and_then(|l| l.split_once("*/"))
+        {
+            let mut words = instruction.split_whitespace().skip_while(|word| word.starts_with('@'));
+            let Some(opcode) = words.next().filter(|word| word.starts_with(|c: char| c.is_ascii_uppercase()))
+            else {
+                continue;
+            };
+            let code = kernels.entry(name.clone()).or_default();
+            if opcode.starts_with("BRA") {
+                let target = instruction.split("`(").nth(1).and_then(|rest| rest.split(')').next());
+                code.branches.push((code.opcodes.len(), target.unwrap_or_default().into()));
+            }
+            code.opcodes.push(opcode.trim_end_matches(';').into());
+        }
+    }
+    kernels
+}
+
+/// The loops that multiply: from the target of a backward branch to the branch, those with an HMMA in them.
+fn loops(code: &Code) -> Vec<&[String]> {
+    code.branches
+        .iter()
+        .filter_map(|(at, target)| {
+            code.labels.get(target).filter(|start| *start <= at).map(|start| (*start, *at))
+        })
+        .map(|(start, end)| &code.opcodes[start..=end])
+        .filter(|body| body.iter().any(|opcode| opcode.starts_with("HMMA")))
+        .collect()
+}
+
+/// How many instructions of a loop are one of these.
+fn count(body: &[String], names: &[&str]) -> usize {
+    body.iter().filter(|opcode| names.contains(&opcode.split('.').next().unwrap())).count()
+}
+
+/// The main loops of merge and unary, on tensor cores, are made of tensor work: nothing in local memory, no FFMA and no
+/// special function, and in the wide tile at least 36 % HMMA.
+#[test]
+fn main_loops_multiply() {
+    let nvdisasm = Path::new(TOOLS).join("nvdisasm");
+    if !nvdisasm.is_file() {
+        println!("skipped: no nvdisasm in {TOOLS} (scripts/setup-nvcc brings it)");
+        return;
+    }
+    println!(
+        "{:8} {:16} {:>6} {:>12} {:>6} {:>6}",
+        "image", "kernel", "arch", "instructions", "HMMA", "share"
+    );
+    let mut wrong = Vec::new();
+    for image in TENSOR_IMAGES {
+        for arch in architectures() {
+            let cubin = Path::new(KERNELS).join(format!("{image}.sm_{arch}.cubin"));
+            let output = Command::new(&nvdisasm).arg("-c").arg(&cubin).output().expect("nvdisasm runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let kernels = disassembly(&String::from_utf8_lossy(&output.stdout));
+            for (name, code) in
+                kernels.iter().filter(|(name, _)| name.starts_with("merge_") || name.starts_with("unary_"))
+            {
+                let loops = loops(code);
+                // The largest has everything; the share is that of the innermost, which in 16 bit is the same.
+                let most = loops.iter().max_by_key(|body| body.len());
+                let main = *most.unwrap_or_else(|| panic!("{image} {name} sm_{arch}: no loop with an HMMA"));
+                let inner = *loops.iter().min_by_key(|body| body.len()).unwrap();
+                assert!(
+                    image == "split" || inner.len() == main.len(),
+                    "{image} {name}: the copies count too"
+                );
+                let hmma = count(inner, &["HMMA"]);
+                let share = hmma as f64 / inner.len() as f64;
+                println!(
+                    "{image:8} {name:16} {arch:>6} {:>6} {:>6} {hmma:>6} {:>5.1}%",
+                    main.len(),
+                    inner.len(),
+                    100.0 * share
+                );
+                let mut check = |what: &str, names: &[&str]| {
+                    let found = count(main, names);
+                    if found > 0 {
+                        wrong.push(format!("{image} {name} sm_{arch}: {found} of {what} in the main loop"));
+                    }
+                };
+                check("local memory", &["LDL", "STL"]);
+                check("FFMA", &["FFMA", "FFMA2"]);
+                check("special functions", &["MUFU"]);
+                if name.ends_with("_lstm_128") && share < HMMA_SHARE {
+                    wrong.push(format!(
+                        "{image} {name} sm_{arch}: HMMA are {:.1} % of the main loop",
+                        100.0 * share
+                    ));
+                }
+            }
+            let merges = kernels.keys().filter(|name| name.starts_with("merge_")).count();
+            assert_eq!(merges, 4, "{image} sm_{arch}: merges disassembled");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn loops_are_found_in_a_disassembly() {
+    let text = ".text.k:\n        /*0000*/                   MOV R1, c[0x0][0x28] ;\n.L_x_1:\n        \
+                /*0010*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;\n        \
+                /*0020*/              @!P0 STL [R1], R2 ;\n        /*0030*/               @P0 BRA `(.L_x_1) ;\n        \
+                /*0040*/                   BRA `(.L_x_2);\n.L_x_2:\n        /*0050*/                   EXIT ;\n";
+    let kernels = disassembly(text);
+    let found = loops(&kernels["k"]);
+    assert_eq!(found, [["HMMA.16816.F32.BF16", "STL", "BRA"]]);
+    assert_eq!((count(found[0], &["HMMA"]), count(found[0], &["STL"]), count(found[0], &["LDL"])), (1, 1, 0));
+}
