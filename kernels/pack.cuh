@@ -62,7 +62,9 @@ __device__ inline void store_input(const InputArguments& arguments) {
     const uint64_t row = thread / arguments.padded;
     const uint32_t k = thread % arguments.padded;
     if (row < arguments.rows) {
-        const float x = k < arguments.d ? arguments.x[row * arguments.d + k] : 0.0f;
+        const uint64_t lane = row / arguments.chunk, entry = row % arguments.chunk;
+        const uint64_t from = lane * arguments.count + arguments.first + entry;
+        const float x = k < arguments.d ? arguments.x[from * arguments.d + k] : 0.0f;
         Storage::store(static_cast<typename Storage::Element*>(arguments.out) + row * (Storage::kPlanes * arguments.padded) + k,
                        arguments.padded, x);
     }

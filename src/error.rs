@@ -34,6 +34,19 @@ pub enum Error {
         /// The model's input size `D`.
         vocabulary: usize,
     },
+    /// A token outside of the model's vocabulary, found by the device that was reading it.
+    #[error(
+        "sequence {sequence}, position {position}: the token on the device was out of range, the model takes tokens \
+         below {vocabulary}; what depends on it was computed as NaN"
+    )]
+    DeviceToken {
+        /// Index of the sequence in the batch; 0 in a batch without padding.
+        sequence: usize,
+        /// Position in that sequence; in a batch without padding, position among the tokens of all sequences.
+        position: usize,
+        /// The model's input size `D`.
+        vocabulary: usize,
+    },
     /// A value that is NaN or infinite where only finite ones can enter.
     #[error("{tensor}, element {index}: {value} is not finite, and only finite numbers can enter")]
     NotFinite {
@@ -82,6 +95,16 @@ pub enum Error {
         found: u64,
         /// The format number that this version reads.
         supported: u64,
+    },
+    /// A call of a device's driver failed.
+    #[error("{device}: cannot {action}: {problem}")]
+    Device {
+        /// The device: `cuda:0`.
+        device: String,
+        /// What was tried, as a verb.
+        action: String,
+        /// The driver's own words, and what can be done.
+        problem: String,
     },
     /// A path, device or feature that this machine or this build does not have.
     #[error("{what} is not available: {why}")]

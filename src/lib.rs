@@ -9,6 +9,8 @@
 //! pool of the caller.
 
 pub mod backend;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod error;
 #[cfg(feature = "tasks")]
 pub mod evaluate;
@@ -17,6 +19,7 @@ pub mod golden;
 mod identity;
 pub mod model;
 pub mod optim;
+pub mod plan;
 pub mod random;
 pub mod reference;
 pub mod session;
@@ -30,10 +33,14 @@ pub mod tree;
 #[cfg(feature = "tasks")]
 pub mod verify;
 
+pub use backend::Dtype;
 pub use backend::cpu::{Cpu, CpuPath};
+#[cfg(feature = "cuda")]
+pub use backend::cuda::Cuda;
 pub use error::{Error, Result};
 pub use model::{Cell, Checkpoint, Config, Model, Parameters};
 pub use optim::{Adam, Optimizer};
+pub use plan::Plan;
 pub use session::{Output, Session};
 pub use stream::{StreamId, Streams};
 pub use tape::Tape;

@@ -219,7 +219,11 @@ impl<B: Backend> Session<B> {
                 return Err(error);
             }
         }
-        self.backend.replan(&mut self.plan, &self.schedule)
+        let planned = self.backend.replan(&mut self.plan, &self.schedule);
+        if planned.is_err() {
+            self.lengths.clear();
+        }
+        planned
     }
 
     fn run(&mut self, count: usize) -> Result<Output<'_>> {

@@ -158,6 +158,8 @@ impl<B: Backend> Streams<B> {
                 other => other,
             })?;
         }
+        // Once planned, the streams have moved on.
+        self.model.backend().ready()?;
         // Each stream's counter is borrowed once: in the order of the streams, results in the order asked for.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_unstable_by_key(|&i| tokens[i].0.index);
@@ -194,6 +196,8 @@ impl<B: Backend> Streams<B> {
         }
         self.check_room(stream, prompt.len())?;
         check_tokens(self.model.config(), &[prompt])?;
+        // As in `append`.
+        self.model.backend().ready()?;
         for piece in prompt.chunks(PIECE) {
             let Some(counter) = &mut self.counters[stream.index].1 else { continue };
             self.planner.append(&mut self.schedule, &mut self.slots, &mut [(counter, piece.len())])?;

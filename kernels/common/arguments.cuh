@@ -36,11 +36,12 @@ struct TokensArguments {
     uint32_t width, count, rows, units, vocabulary;
 };
 
-// Dense input as rows of the storage.
+// Dense input as rows of the storage: of every lane the entries from `first`, `chunk` of them.
 struct InputArguments {
-    const float* x; // [rows, d]
-    void* out;      // [rows, planes * padded]
+    const float* x;        // [lanes * count, d]
+    void* out;             // [rows, planes * padded], rows = lanes * chunk
     uint32_t rows, d, padded;
+    uint32_t count, first, chunk;
 };
 
 // The weights of a layer, from [segments * segment, gates * units].

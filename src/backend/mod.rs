@@ -12,15 +12,33 @@ use crate::model::Config;
 use crate::optim::Adam;
 use crate::tree::Schedule;
 
+mod check;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+mod dtype;
+
+pub use dtype::Dtype;
 
 pub(crate) mod sealed {
     /// Backends live in this crate: the trait may grow.
     pub trait Sealed {}
+
+    /// What CUDA's own crate asks of a scalar.
+    #[cfg(feature = "cuda")]
+    pub trait Scalar: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits {}
+    #[cfg(feature = "cuda")]
+    impl<T: cudarc::driver::DeviceRepr + cudarc::driver::ValidAsZeroBits> Scalar for T {}
+
+    /// Nothing is asked without it.
+    #[cfg(not(feature = "cuda"))]
+    pub trait Scalar {}
+    #[cfg(not(feature = "cuda"))]
+    impl<T> Scalar for T {}
 }
 
 /// A scalar that device memory can hold.
-pub trait Element: bytemuck::Pod + Send + Sync + Debug + Default {}
+pub trait Element: bytemuck::Pod + sealed::Scalar + Send + Sync + Debug + Default {}
 
 impl Element for f32 {}
 impl Element for u8 {}
@@ -41,7 +59,8 @@ pub enum Pass {
 
 /// The input of a pass in device memory, in the order of the schedule's input rows.
 pub enum Input<'a, B: Backend> {
-    /// One token an input row; each picks a row of `W_leaf`. Every one must be below `D`.
+    /// One token an input row; each picks a row of `W_leaf`. Every one must be below `D`: the CPU refuses the pass
+    /// else; a device that may not wait computes NaN from that token and remembers it for [`Backend::check`].
     Tokens(B::View<'a, u32>),
     /// `[rows, D]`, row-major.
     Dense(B::View<'a, f32>),
@@ -89,6 +108,17 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
 
     /// The device as a user names it: `cpu`, `cuda:0`.
     fn name(&self) -> String;
+    /// The type in which this handle keeps weights and `h`.
+    fn dtype(&self) -> Dtype;
+    /// The same device with another type; [`Error::Unavailable`](crate::Error::Unavailable) if it lacks that.
+    fn with_dtype(self, dtype: Dtype) -> Result<Self>;
+    /// Whether passes backward and the optimiser run here; without, [`Pass::Train`] is refused.
+    fn can_train(&self) -> bool;
+
+    /// Whether the device may allocate, wait and copy now; a capture forbids it.
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// `len` zeroed elements.
     fn alloc<T: Element>(&self, len: usize) -> Result<Self::Buffer<T>>;
@@ -112,6 +142,21 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
         start: usize,
         len: usize,
     ) -> Self::ViewMut<'a, T>;
+    /// Cuts a workspace: what lies before byte `at`, and `floats` f32 from there.
+    ///
+    /// # Errors
+    /// [`Error::Argument`](crate::Error::Argument) if it is too short, or not aligned as the device wants it.
+    #[allow(clippy::type_complexity)]
+    fn cut<'a>(
+        &self,
+        workspace: &'a mut Self::ViewMut<'_, u8>,
+        at: usize,
+        floats: usize,
+    ) -> Result<(Self::ViewMut<'a, u8>, Self::ViewMut<'a, f32>)>;
+    /// Elements of a view.
+    fn len<T: Element>(&self, view: &Self::ViewMut<'_, T>) -> usize;
+    /// The same memory, only to read.
+    fn freeze<'a, T: Element>(&self, view: &'a Self::ViewMut<'_, T>) -> Self::View<'a, T>;
     /// Copies from the host; `host` may be reused once this returns.
     ///
     /// # Panics
@@ -144,6 +189,13 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
     fn workspace_bytes(&self, plan: &Self::Plan) -> usize;
     /// The path that the pass takes, as `avx512` or `cuda wide`.
     fn path(&self, plan: &Self::Plan) -> &'static str;
+
+    /// Waits, and says whether a pass over this plan met a token that the model does not have, where a device finds that
+    /// out by itself; asking clears it. The CPU refuses such a pass at once.
+    ///
+    /// # Errors
+    /// [`Error::DeviceToken`](crate::Error::DeviceToken) with the first such token in the order of the input rows.
+    fn check(&self, plan: &Self::Plan) -> Result<()>;
 
     /// The pass forward. Writes `h` of every output to `hidden`, `[output rows, H]`; keeps in `workspace` what
     /// the pass backward needs.

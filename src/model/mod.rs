@@ -11,7 +11,7 @@ pub use checkpoint::{Checkpoint, write_atomically};
 pub use config::{Cell, Config, Layout, LinearRange, ParameterRange};
 pub use parameters::{Parameters, initial};
 
-use crate::backend::{Backend, Pass};
+use crate::backend::{Backend, Dtype, Pass};
 use crate::error::Result;
 use crate::session::SessionBuilder;
 use crate::stream::Streams;
@@ -42,6 +42,14 @@ impl<B: Backend> Model<B> {
     /// Those of [`Checkpoint::read`] and of the device's allocator.
     pub fn load(path: impl AsRef<Path>, backend: B) -> Result<Self> {
         Self::new(&Checkpoint::read(path)?, backend)
+    }
+
+    /// The same with weights and `h` kept as `dtype`.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); [`Error::Unavailable`](crate::Error::Unavailable) if the device lacks that type.
+    pub fn load_as(path: impl AsRef<Path>, backend: B, dtype: Dtype) -> Result<Self> {
+        Self::load(path, backend.with_dtype(dtype)?)
     }
 
     /// The model of a checkpoint in memory, packed for inference.

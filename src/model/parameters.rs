@@ -40,9 +40,10 @@ impl<B: Backend> Parameters<B> {
             return Err(Error::argument("flat", format!("{} parameters", layout.len()), flat.len()));
         }
         check_finite(&layout, flat)?;
+        // First, since a device that cannot train refuses it.
+        let mut weights = backend.weights(config, Pass::Train)?;
         let mut buffer = backend.alloc(flat.len())?;
         backend.upload(flat, backend.view_mut(&mut buffer, 0, flat.len()))?;
-        let mut weights = backend.weights(config, Pass::Train)?;
         backend.pack(backend.view(&buffer, 0, flat.len()), &mut weights)?;
         Ok(Parameters { config: config.clone(), layout, backend, flat: buffer, weights: Arc::new(weights) })
     }

@@ -3,6 +3,7 @@
 use super::plan::{CpuPlan, States};
 use super::{Cpu, CpuInput, CpuWeights};
 use crate::backend::Labelled;
+use crate::backend::check::check_len;
 use crate::error::{Error, Result};
 use crate::model::Config;
 
@@ -16,15 +17,6 @@ pub(super) fn floats<'a>(name: &str, bytes: &'a mut [u8], wanted: usize) -> Resu
         return Err(Error::argument(name, format!("at least {} bytes", wanted * 4), found));
     }
     Ok(&mut floats[..wanted])
-}
-
-/// Refuses a slice of another length. The typed layer above has checked shapes already; here it is what keeps the
-/// kernels' pointers in bounds, whoever calls.
-pub(super) fn check_len(name: &str, found: usize, expected: usize) -> Result<()> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::argument(name, format!("{expected} elements"), found))
 }
 
 /// Refuses weights, input or `hidden` that are not the plan's, and tokens that the weights do not have.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backward::Backward;
-use check::{check_labels, check_len, check_pass, check_slots, floats};
+use check::{check_labels, check_pass, check_slots, floats};
 use forward::Forward;
 use plan::States;
 
@@ -31,7 +31,8 @@ pub use pack::CpuWeights;
 pub use path::CpuPath;
 pub use plan::CpuPlan;
 
-use super::{AdamBuffers, Backend, Element, Input, Labelled, Pass, sealed};
+use super::check::check_len;
+use super::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass, sealed};
 use crate::error::{Error, Result};
 use crate::model::{Cell, Config};
 use crate::optim::Adam;
@@ -133,6 +134,24 @@ impl Backend for Cpu {
         "cpu".into()
     }
 
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn with_dtype(self, dtype: Dtype) -> Result<Self> {
+        match dtype {
+            Dtype::F32 => Ok(self),
+            _ => Err(Error::Unavailable {
+                what: format!("{dtype} on cpu"),
+                why: "this version computes in f32 there; use f32, or a CUDA device".into(),
+            }),
+        }
+    }
+
+    fn can_train(&self) -> bool {
+        true
+    }
+
     fn alloc<T: Element>(&self, len: usize) -> Result<CpuBuffer<T>> {
         CpuBuffer::zeroed(len)
     }
@@ -148,6 +167,29 @@ impl Backend for Cpu {
         len: usize,
     ) -> &'a mut [T] {
         &mut buffer.as_mut_slice()[start..start + len]
+    }
+
+    fn cut<'a>(
+        &self,
+        workspace: &'a mut &mut [u8],
+        at: usize,
+        floats: usize,
+    ) -> Result<(&'a mut [u8], &'a mut [f32])> {
+        let wanted = at + floats * size_of::<f32>();
+        let found = workspace.len();
+        if found < wanted {
+            return Err(Error::argument("workspace", format!("at least {wanted} bytes"), found));
+        }
+        let (before, rest) = workspace[..wanted].split_at_mut(at);
+        Ok((before, check::floats("workspace", rest, floats)?))
+    }
+
+    fn len<T: Element>(&self, view: &&mut [T]) -> usize {
+        view.len()
+    }
+
+    fn freeze<'a, T: Element>(&self, view: &'a &mut [T]) -> &'a [T] {
+        view
     }
 
     fn upload<T: Element>(&self, host: &[T], device: &mut [T]) -> Result<()> {
@@ -203,6 +245,11 @@ impl Backend for Cpu {
 
     fn path(&self, plan: &CpuPlan) -> &'static str {
         plan.path.name()
+    }
+
+    fn check(&self, _plan: &CpuPlan) -> Result<()> {
+        // A pass refuses such tokens before it runs.
+        Ok(())
     }
 
     fn scan(

@@ -3,6 +3,7 @@
 use super::memory::Matrix;
 use super::{BLOCK, CpuPath, blocks};
 use crate::backend::Pass;
+use crate::backend::check::ScheduleCheck;
 use crate::error::{Error, Result};
 use crate::model::{Cell, Config};
 use crate::tree::{Readers, Schedule};
@@ -18,9 +19,7 @@ pub struct CpuPlan {
     pub(super) readers: Readers,
     /// Output of each slot plus one, 0 where it is none; empty without a pass backward.
     pub(super) output_of: Vec<u32>,
-    /// For each slot the last step that wrote it, and the number of the last step: see `check`.
-    written: Vec<u64>,
-    step: u64,
+    check: ScheduleCheck,
 }
 
 impl CpuPlan {
@@ -32,8 +31,7 @@ impl CpuPlan {
             schedule: Schedule::default(),
             readers: Readers::default(),
             output_of: Vec::new(),
-            written: Vec::new(),
-            step: 0,
+            check: ScheduleCheck::default(),
         };
         plan.fill(schedule)?;
         plan.floats().checked_mul(size_of::<f32>()).map(|_| plan).ok_or_else(|| {
@@ -46,7 +44,7 @@ impl CpuPlan {
     }
 
     pub(super) fn fill(&mut self, schedule: &Schedule) -> Result<()> {
-        self.check(schedule)?;
+        self.check.check(schedule, self.pass)?;
         self.schedule.clone_from(schedule);
         if self.pass == Pass::Train {
             self.readers.fill(schedule);
@@ -55,62 +53,6 @@ impl CpuPlan {
             for (output, &slot) in (1..).zip(schedule.outputs()) {
                 self.output_of[slot as usize] = output;
             }
-        }
-        Ok(())
-    }
-
-    /// Refuses a schedule whose slots would take kernels out of bounds, or let two tasks meet in one row: the planner
-    /// makes none such, but counters and arenas are also made by hand.
-    fn check(&mut self, schedule: &Schedule) -> Result<()> {
-        let wrong = |what: &str, slot: u32| {
-            let expected =
-                format!("slots below {}, none written twice in a step or written and read", schedule.slots());
-            Err(Error::argument("schedule", expected, format!("{what} of slot {slot}")))
-        };
-        // The steps that wrote each slot are numbered on from pass to pass, so that nothing has to be cleared.
-        let CpuPlan { written, step: number, .. } = self;
-        if written.len() < schedule.slots() {
-            written.resize(schedule.slots(), 0);
-        }
-        let written = &mut written[..schedule.slots()];
-        *number += 1;
-        let write = |written: &mut [u64], slot: u32, number: u64| match written.get_mut(slot as usize) {
-            Some(last) if *last != number => {
-                *last = number;
-                true
-            }
-            _ => false,
-        };
-        for &leaf in schedule.leaves() {
-            if !write(written, leaf, *number) {
-                return wrong("a leaf", leaf);
-            }
-        }
-        for step in schedule.steps() {
-            *number += 1;
-            for &out in step.out {
-                if !write(written, out, *number) {
-                    return wrong("a write", out);
-                }
-            }
-            for &read in step.left.iter().chain(step.right) {
-                if written.get(read as usize).is_none_or(|last| last == number) {
-                    return wrong("a read", read);
-                }
-            }
-        }
-        if let Some(&output) = schedule.outputs().iter().find(|&&output| output as usize >= schedule.slots())
-        {
-            return wrong("an output", output);
-        }
-        let in_order =
-            (0..).zip(schedule.leaves().iter().chain(schedule.out())).all(|(slot, &found)| slot == found);
-        if self.pass == Pass::Train && !in_order {
-            return Err(Error::argument(
-                "schedule",
-                "one whose rows are kept (`Rows::Keep`)",
-                "one that reuses rows",
-            ));
         }
         Ok(())
     }

@@ -1,0 +1,173 @@
+//! A planned pass as a graph that can be replayed: it owns or borrows every buffer that it reads, so that none can go while
+//! it is there.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, CudaView, CudaViewMut};
+
+use super::driver::tracked;
+use super::{Cuda, is_captured};
+use crate::backend::{Backend as _, Element, Input};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::plan::Plan;
+
+/// Device memory that a graph owns or borrows.
+#[derive(Debug)]
+pub enum Memory<'a, T> {
+    /// Given to the graph.
+    Owned(CudaSlice<T>),
+    /// Lent for as long as the graph is there.
+    Borrowed(CudaViewMut<'a, T>),
+}
+
+impl<T> Memory<'_, T> {
+    fn view(&self) -> CudaView<'_, T> {
+        match self {
+            Memory::Owned(slice) => slice.as_view(),
+            Memory::Borrowed(view) => view.as_view(),
+        }
+    }
+
+    fn view_mut(&mut self) -> CudaViewMut<'_, T> {
+        match self {
+            Memory::Owned(slice) => slice.as_view_mut(),
+            Memory::Borrowed(view) => view.slice_mut(..),
+        }
+    }
+}
+
+impl<T> From<CudaSlice<T>> for Memory<'_, T> {
+    fn from(slice: CudaSlice<T>) -> Self {
+        Memory::Owned(slice)
+    }
+}
+
+impl<'a, T> From<CudaViewMut<'a, T>> for Memory<'a, T> {
+    fn from(view: CudaViewMut<'a, T>) -> Self {
+        Memory::Borrowed(view)
+    }
+}
+
+impl<'a, T> From<&'a mut CudaSlice<T>> for Memory<'a, T> {
+    fn from(slice: &'a mut CudaSlice<T>) -> Self {
+        Memory::Borrowed(slice.as_view_mut())
+    }
+}
+
+/// What a graph takes as input: tokens are u32, dense rows f32.
+pub trait GraphInput: Element {
+    /// The view as a pass's input.
+    fn input(view: CudaView<'_, Self>) -> Input<'_, Cuda>;
+}
+
+impl GraphInput for u32 {
+    fn input(view: CudaView<'_, u32>) -> Input<'_, Cuda> {
+        Input::Tokens(view)
+    }
+}
+
+impl GraphInput for f32 {
+    fn input(view: CudaView<'_, f32>) -> Input<'_, Cuda> {
+        Input::Dense(view)
+    }
+}
+
+/// A planned pass, captured. Replaying it costs one call, whatever the number of its launches.
+pub struct Graph<'a, T: GraphInput> {
+    graph: CudaGraph,
+    stream: Arc<CudaStream>,
+    // What the graph's launches read and write.
+    _model: Model<Cuda>,
+    plan: Plan<Cuda>,
+    input: Memory<'a, T>,
+    _workspace: Memory<'a, u8>,
+    y: Memory<'a, f32>,
+}
+
+impl<T: GraphInput> std::fmt::Debug for Graph<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Graph").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+/// Captures [`Model::forward_into`] on the model's stream, without running it. The graph owns or borrows input, workspace
+/// and `y`, and keeps the model's weights and the plan.
+///
+/// # Errors
+/// [`Error::Unavailable`] if cudarc's event tracking is on in the stream's context, the stream is the default one, or is
+/// being captured already; as [`Model::forward_into`]. No capture is left open.
+pub fn capture<'a, T: GraphInput>(
+    model: &Model<Cuda>,
+    plan: &Plan<Cuda>,
+    input: impl Into<Memory<'a, T>>,
+    workspace: impl Into<Memory<'a, u8>>,
+    y: impl Into<Memory<'a, f32>>,
+) -> Result<Graph<'a, T>> {
+    let cuda = model.backend();
+    let stream = Arc::clone(cuda.stream());
+    // 0 is the default stream, 1 and 2 its legacy and per-thread names.
+    if stream.cu_stream() as usize <= 2 {
+        return Err(Error::Unavailable {
+            what: "a capture".into(),
+            why: "the model is on the context's default stream, which cannot be captured: make it on one of \
+                  `CudaContext::new_stream`"
+                .into(),
+        });
+    }
+    if stream.context().is_managing_stream_synchronization() {
+        return Err(tracked());
+    }
+    if is_captured(&stream)? {
+        return Err(super::in_capture(&cuda.name(), "begin another"));
+    }
+    let (input, mut workspace, mut y) = (input.into(), workspace.into(), y.into());
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .map_err(|error| cuda.failed("begin a capture", error))?;
+    let recorded = model.forward_into(plan, T::input(input.view()), workspace.view_mut(), y.view_mut());
+    // Ended whatever came of it, so that the stream can be used again.
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+    recorded?;
+    let graph = graph.map_err(|error| cuda.failed("end a capture", error))?;
+    let graph = graph.ok_or_else(|| super::in_capture(&cuda.name(), "capture a pass"))?;
+    Ok(Graph { graph, stream, _model: model.clone(), plan: plan.clone(), input, _workspace: workspace, y })
+}
+
+impl<T: GraphInput> Graph<'_, T> {
+    /// The input's memory, to write before a [`launch`](Self::launch) in the order of the stream.
+    pub fn input_mut(&mut self) -> CudaViewMut<'_, T> {
+        self.input.view_mut()
+    }
+
+    /// Enqueues the pass.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn launch(&mut self) -> Result<()> {
+        let launched = self.graph.launch();
+        launched.map_err(|error| super::failed(&self.device(), "launch a graph", error))
+    }
+
+    /// The logits of the last launch, `[plan.outputs(), O]`, in the order of the stream.
+    pub fn y(&self) -> CudaView<'_, f32> {
+        self.y.view()
+    }
+
+    /// The plan; its [`check`](Plan::check) tells of tokens that the model does not have.
+    pub fn plan(&self) -> &Plan<Cuda> {
+        &self.plan
+    }
+
+    fn device(&self) -> String {
+        super::device_name(self.stream.context().ordinal())
+    }
+}
+
+impl<T: GraphInput> Drop for Graph<'_, T> {
+    fn drop(&mut self) {
+        // Memory of another stream would be freed without regard to the launches on this one.
+        let _ = self.stream.synchronize();
+    }
+}

@@ -1,0 +1,166 @@
+//! All that is `unsafe` in the CUDA backend: launches, raw addresses, and the few driver calls that cudarc has no safe
+//! word for. Knows no model.
+//!
+//! A launch is safe if what it is told is true: every address in its arguments is that of memory which lives until the
+//! launch has ended, and is as long as the kernel, told these sizes, reads or writes. The callers see to it: addresses
+//! come from [`Span`]s of views and buffers that a call borrows, cut with their bounds checked, and slots from a
+//! schedule that was checked when it was planned. Memory is freed in the order of its stream, after the launch.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DriverError, SyncOnDrop,
+    result, sys,
+};
+
+use super::arguments::{
+    AddArguments, CellArguments, CollectArguments, CopyArguments, InputArguments, PackArguments,
+    PackBiasArguments, ReadoutArguments, StatesArguments, TokensArguments,
+};
+
+/// A struct that a kernel takes by value.
+pub(super) trait Arguments: Copy {}
+
+impl Arguments for AddArguments {}
+impl Arguments for CellArguments {}
+impl Arguments for CollectArguments {}
+impl Arguments for CopyArguments {}
+impl Arguments for InputArguments {}
+impl Arguments for PackArguments {}
+impl Arguments for PackBiasArguments {}
+impl Arguments for ReadoutArguments {}
+impl Arguments for StatesArguments {}
+impl Arguments for TokensArguments {}
+
+/// Blocks along x and y, threads of each, and bytes of shared memory of each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub blocks: [u32; 2],
+    pub threads: u32,
+    pub shared: u32,
+}
+
+/// Enqueues a kernel. The stream's context is current on this thread.
+pub(super) fn launch<A: Arguments>(
+    stream: &CudaStream,
+    function: &CudaFunction,
+    arguments: &A,
+    shape: Shape,
+) -> Result<(), DriverError> {
+    let Shape { blocks: [x, y], threads, shared } = shape;
+    let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
+    // SAFETY: the kernel takes this one struct, whose mirror the trait marks; the driver copies it before the call
+    // returns. That its addresses are good is the callers' part, see above.
+    unsafe {
+        result::launch_kernel(
+            function.cu_function(),
+            (x, y, 1),
+            (threads, 1, 1),
+            shared,
+            stream.cu_stream(),
+            &mut parameters,
+        )
+    }
+}
+
+/// Device memory as the kernels see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    address: u64,
+    bytes: usize,
+}
+
+impl Span {
+    /// Memory that a pass reads, and what records on the caller's events that it was read; to be dropped once the launch
+    /// is enqueued.
+    pub(super) fn of<'a, T>(memory: &'a impl DevicePtr<T>, stream: &'a CudaStream) -> (Self, SyncOnDrop<'a>) {
+        let (address, guard) = memory.device_ptr(stream);
+        (Span { address, bytes: memory.num_bytes() }, guard)
+    }
+
+    /// The same for memory that is written.
+    pub(super) fn of_mut<'a, T>(
+        memory: &'a mut impl DevicePtrMut<T>,
+        stream: &'a CudaStream,
+    ) -> (Self, SyncOnDrop<'a>) {
+        let bytes = memory.num_bytes();
+        let (address, guard) = memory.device_ptr_mut(stream);
+        (Span { address, bytes }, guard)
+    }
+
+    pub(super) fn address(self) -> u64 {
+        self.address
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// The address of `bytes` bytes from `start`.
+    ///
+    /// # Panics
+    /// If the memory has not that many, which sizes that were checked before leave no way to.
+    pub(super) fn at(self, start: usize, bytes: usize) -> u64 {
+        assert!(start.checked_add(bytes).is_some_and(|end| end <= self.bytes), "{bytes} bytes from {start}");
+        self.address + start as u64
+    }
+}
+
+/// Whether the driver's library can be loaded; cudarc panics where it can't.
+pub(super) fn library_present() -> bool {
+    let names = ["libcuda.so", "libcuda.so.1", "nvcuda.dll"];
+    // SAFETY: loading a library runs its start-up code; that of a CUDA driver asks nothing of the program.
+    names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
+}
+
+/// The driver's version, 13000 for 13.0.
+pub(super) fn driver_version() -> Result<u32, DriverError> {
+    let mut version = 0;
+    // SAFETY: the address is that of a number that lives through the call, which may be the first of all.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version.unsigned_abs())
+}
+
+/// The device's context with cudarc's tracking of events off, so that its streams can be captured.
+pub(super) fn untracked_context(ordinal: usize) -> Result<Arc<CudaContext>, DriverError> {
+    let context = CudaContext::new(ordinal)?;
+    // SAFETY: the backend enqueues everything that touches its memory on one stream. Who asks for that stream and makes
+    // others beside it is told to order them, see `Cuda::new`.
+    unsafe { context.disable_event_tracking() };
+    Ok(context)
+}
+
+/// What lies before byte `at` of a view, and `floats` f32 from there; None if it is shorter.
+///
+/// # Panics
+/// If the f32 would be misaligned.
+#[allow(clippy::type_complexity)]
+pub(super) fn cut<'a>(
+    view: &'a mut CudaViewMut<'_, u8>,
+    at: usize,
+    floats: usize,
+    stream: &CudaStream,
+) -> Option<(CudaViewMut<'a, u8>, CudaViewMut<'a, f32>)> {
+    let address = Span::of(view, stream).0.address();
+    let (before, mut rest) = view.try_split_at_mut(at)?;
+    assert!((address + at as u64).is_multiple_of(4), "misaligned f32");
+    // SAFETY: every bit pattern is an f32, the address is aligned, and `transmute_mut` checks the length.
+    let floats = unsafe { rest.transmute_mut::<f32>(floats) }?;
+    // SAFETY: only the lifetime changes, from the borrow of `rest` to that of the view which `rest` reborrows; `rest` is
+    // gone when this returns, and `before` ends where it began.
+    let floats = unsafe { std::mem::transmute::<CudaViewMut<'_, f32>, CudaViewMut<'a, f32>>(floats) };
+    Some((before, floats))
+}
+
+/// Copies within the device, in the order of the stream. Both are in bounds, as for a launch.
+pub(super) fn copy(stream: &CudaStream, from: u64, to: u64, bytes: usize) -> Result<(), DriverError> {
+    // SAFETY: as for a launch.
+    unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }
+}
+
+/// Writes one word that kernels may write too, in the order of the stream.
+pub(super) fn write_word(stream: &CudaStream, to: u64, word: u32) -> Result<(), DriverError> {
+    // SAFETY: as for a launch; `word` is copied before the call returns, being no pinned memory.
+    unsafe { result::memcpy_htod_async(to, &[word], stream.cu_stream()) }
+}

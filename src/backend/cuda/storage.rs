@@ -1,0 +1,201 @@
+//! How `h` and weights are kept, and what sizes follow: the numbers that kernels and host agree on. Knows no driver.
+
+use crate::backend::Dtype;
+use crate::model::{Cell, Config, LinearRange};
+
+/// Units of a block of threads.
+const BLOCK_UNITS: usize = 32;
+/// `k` of a stage of a product.
+const STAGE_K: usize = 32;
+/// Where each part of a buffer begins.
+pub(super) const ALIGNMENT: usize = 256;
+
+/// How `h` and weights are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Storage {
+    /// bf16, products on tensor cores.
+    Bf16,
+    /// f16, products on tensor cores.
+    F16,
+    /// f32 as the exact sum of three bf16, six products on tensor cores.
+    Split,
+    /// f32, products by fused multiply-add.
+    Ffma,
+}
+
+impl Storage {
+    /// The name of the image of kernels.
+    pub(super) fn image(self) -> &'static str {
+        match self {
+            Storage::Bf16 => "bf16",
+            Storage::F16 => "f16",
+            Storage::Split => "split",
+            Storage::Ffma => "ffma",
+        }
+    }
+
+    pub(super) fn dtype(self) -> Dtype {
+        match self {
+            Storage::Bf16 => Dtype::Bf16,
+            Storage::F16 => Dtype::F16,
+            Storage::Split | Storage::Ffma => Dtype::F32,
+        }
+    }
+
+    /// What a pass over it is called.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Storage::Bf16 => "cuda bf16 wide",
+            Storage::F16 => "cuda f16 wide",
+            Storage::Split => "cuda f32 split wide",
+            Storage::Ffma => "cuda f32 ffma wide",
+        }
+    }
+
+    /// Planes of elements that make a number.
+    fn planes(self) -> usize {
+        if self == Storage::Split { 3 } else { 1 }
+    }
+
+    /// Bytes of an element.
+    fn element(self) -> usize {
+        if self == Storage::Ffma { 4 } else { 2 }
+    }
+
+    /// Elements of a row of packed weights: the units of a block with all their gates; on tensor cores eight more, so
+    /// that a row is an odd number of 16-byte pieces.
+    pub(super) fn stride(self, gates: usize) -> usize {
+        BLOCK_UNITS * gates + if self == Storage::Ffma { 0 } else { 8 }
+    }
+
+    /// Bytes of a row of `length` numbers.
+    pub(super) fn row_bytes(self, length: usize) -> usize {
+        self.planes() * self.element() * length
+    }
+
+    /// Bytes of shared memory of a layer's kernel: row numbers, and a ring of stages.
+    pub(super) fn shared_bytes(self, gates: usize, tile: usize) -> usize {
+        let (stages, row) = match self {
+            Storage::Bf16 | Storage::F16 => (4, STAGE_K * 2),
+            Storage::Split => (2, STAGE_K * 2),
+            // A chunk of padding.
+            Storage::Ffma => (2, STAGE_K * 4 + 16),
+        };
+        let stage = tile * row + STAGE_K * self.stride(gates) * self.element();
+        (3 * tile * 4).next_multiple_of(128) + stages * self.planes() * stage
+    }
+}
+
+/// The sizes of a model in a storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sizes {
+    pub storage: Storage,
+    /// `H`.
+    pub hidden: usize,
+    /// `H` rounded up to 16.
+    pub units: usize,
+    /// `D`.
+    pub input: usize,
+    /// `D` rounded up to 16.
+    pub padded_input: usize,
+    /// Bytes of `h` of a state.
+    pub h_row: usize,
+    /// Bytes of `c` of a state; 0 for the RNN.
+    pub c_row: usize,
+    /// Bytes of a row of dense input on its way to the leaves.
+    pub input_row: usize,
+}
+
+impl Sizes {
+    pub(super) fn new(config: &Config, storage: Storage) -> Self {
+        let Config { cell, input, hidden, .. } = *config;
+        let [units, padded_input] = [hidden, input].map(|size| size.next_multiple_of(16));
+        Sizes {
+            storage,
+            hidden,
+            units,
+            input,
+            padded_input,
+            h_row: storage.row_bytes(units),
+            c_row: if cell == Cell::Lstm { 4 * units } else { 0 },
+            input_row: storage.row_bytes(padded_input),
+        }
+    }
+
+    /// Blocks of units.
+    pub(super) fn unit_blocks(&self) -> usize {
+        self.units.div_ceil(BLOCK_UNITS)
+    }
+}
+
+/// Where a layer's weights lie in the buffer of packed ones, and their shape.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    /// In the flat parameters.
+    pub from: LinearRange,
+    /// Byte at which the packed weights begin: `[unit blocks][stages][planes][32 k][stride]`.
+    pub weights: usize,
+    /// Byte at which the bias begins: `[gates, unit blocks · 32]` f32.
+    pub bias: usize,
+    pub gates: usize,
+    /// Inputs, one after another in `k`: 2 for a merge.
+    pub segments: usize,
+    /// Length of one.
+    pub segment: usize,
+    /// The same rounded up to 16.
+    pub padded: usize,
+    /// Rows of packed weights of one plane, times their length: a thread each.
+    pub elements: usize,
+    /// Elements of the bias.
+    pub bias_elements: usize,
+}
+
+impl Layer {
+    /// Places a layer at `end` of the buffer, and moves the end.
+    pub(super) fn place(sizes: &Sizes, from: &LinearRange, segments: usize, end: &mut usize) -> Self {
+        let gates = from.columns / sizes.hidden;
+        let segment = from.fan_in / segments;
+        let padded = segment.next_multiple_of(16);
+        let (blocks, stages) = (sizes.unit_blocks(), (segments * padded).div_ceil(STAGE_K));
+        let elements = blocks * stages * STAGE_K * sizes.storage.stride(gates);
+        let bias_elements = gates * blocks * BLOCK_UNITS;
+        let weights = *end;
+        let bias = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
+        *end = (bias + 4 * bias_elements).next_multiple_of(ALIGNMENT);
+        Layer { from: from.clone(), weights, bias, gates, segments, segment, padded, elements, bias_elements }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_is_what_the_kernels_lay_out() {
+        // KERNELS section 1: a merge on 128 rows with a ring of four stages of 32 k.
+        assert_eq!(Storage::Bf16.shared_bytes(5, 128), 1536 + 4 * (128 * 64 + 32 * 168 * 2));
+        assert_eq!(Storage::Split.shared_bytes(5, 64), 768 + 2 * 3 * (64 * 64 + 32 * 168 * 2));
+        assert_eq!(Storage::Ffma.shared_bytes(4, 64), 768 + 2 * (64 * 144 + 32 * 128 * 4));
+        assert_eq!(Storage::F16.shared_bytes(1, 64), 768 + 4 * (64 * 64 + 32 * 40 * 2));
+    }
+
+    #[test]
+    fn layers_do_not_overlap() {
+        for storage in [Storage::Bf16, Storage::F16, Storage::Split, Storage::Ffma] {
+            let config = Config::new(5, 137, 2).unary_layers(2);
+            let (layout, sizes) = (config.layout().expect("a layout"), Sizes::new(&config, storage));
+            assert_eq!((sizes.units, sizes.unit_blocks(), sizes.padded_input), (144, 5, 16));
+            let mut end = 0;
+            for (range, segments) in
+                [(&layout.leaf, 1), (&layout.merge, 2), (&layout.unary[0], 1), (&layout.unary[1], 1)]
+            {
+                let start = end;
+                let layer = Layer::place(&sizes, range, segments, &mut end);
+                assert_eq!((layer.weights, layer.segments * layer.segment), (start, range.fan_in));
+                assert!(layer.bias >= layer.weights + storage.row_bytes(layer.elements));
+                assert!(end >= layer.bias + 4 * layer.bias_elements);
+                assert_eq!((layer.weights % ALIGNMENT, layer.bias % ALIGNMENT), (0, 0));
+            }
+        }
+    }
+}
