@@ -20,6 +20,7 @@ fn special(k: K32) -> bool {
             | K32::FEx2
             | K32::FTanh
             | K32::FDivApprox
+            | K32::FDivFull
             | K32::HalfTanh(_)
             | K32::HalfEx2(_)
     )
@@ -123,8 +124,7 @@ impl Block<'_> {
                     (warp.mask, warp.pc) = (others, warp.pc + 1);
                     continue;
                 }
-                if let Op::Barrier { aligned, .. } = &code.op {
-                    let _ = aligned;
+                if let Op::Barrier { .. } = &code.op {
                     match self.arrive(warp, &code.op, mask) {
                         Ok(None) => continue,
                         Ok(Some(pause)) => break Ok(pause),
@@ -477,6 +477,7 @@ impl Block<'_> {
                 return self.warp_wide(warp, op, mask);
             }
             Op::Nop
+            | Op::Yield
             | Op::Barrier { .. }
             | Op::Jump { .. }
             | Op::JumpTable { .. }
