@@ -136,6 +136,9 @@ impl Block<'_> {
                 break Err(fault);
             }
             warp.pc += 1;
+            if std::mem::take(&mut self.yields) {
+                break Ok(Pause::Turn);
+            }
         };
         self.counters.instructions += count;
         self.counters.lane_instructions += lanes;
@@ -476,8 +479,8 @@ impl Block<'_> {
             | Op::WarpBarrier { .. }) => {
                 return self.warp_wide(warp, op, mask);
             }
+            Op::Yield => self.yields = true,
             Op::Nop
-            | Op::Yield
             | Op::Barrier { .. }
             | Op::Jump { .. }
             | Op::JumpTable { .. }
