@@ -1,6 +1,6 @@
 //! For tests: finding the library, loading it, and asking what only it can say.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CString, c_char, c_void};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -101,6 +101,15 @@ pub fn counts() -> HashMap<String, f64> {
     let names = lines.next().unwrap_or_default().split('\t');
     let values = lines.next().unwrap_or_default().split('\t');
     names.zip(values).filter_map(|(n, v)| Some((n.to_owned(), v.parse().ok()?))).collect()
+}
+
+/// The program's calls of the driver since this was asked last, by name: how often each was made, failed ones
+/// included. `cudarc` makes `cuCtxGetCurrent` and `cuCtxSetCurrent` before most others. Nodes of a graph are
+/// no calls: a replay is one `cuGraphLaunch`.
+pub fn calls() -> BTreeMap<String, u64> {
+    let text = words("virtual_gpu_calls");
+    let pairs = text.lines().filter_map(|line| line.split_once('\t'));
+    pairs.filter_map(|(name, count)| Some((name.to_owned(), count.parse().ok()?))).collect()
 }
 
 /// Allocations of device memory that are alive.

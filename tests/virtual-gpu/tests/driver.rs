@@ -220,3 +220,31 @@ fn a_program_finds_the_driver_and_reports_its_launches() {
     let folder = virtual_gpu::directory().unwrap();
     assert!(folder.join("libcuda.so").exists() && folder.join("libcuda.so.1").exists());
 }
+
+#[test]
+fn calls_are_counted_by_name() {
+    let _alone = alone();
+    let (context, stream) = device();
+    let f = kernel(&context, &around(""), "k");
+    let buffer = stream.alloc_zeros::<f32>(64).unwrap();
+    virtual_gpu::calls();
+    let (a, b) = (0u64, 0u64);
+    for _ in 0..3 {
+        let mut launch = stream.launch_builder(&f);
+        launch.arg(&a).arg(&b);
+        // SAFETY: the kernel touches no memory.
+        unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
+    }
+    let mut calls = virtual_gpu::calls();
+    // Which context is current is asked and said before every call.
+    calls.retain(|name, _| !name.starts_with("cuCtx"));
+    assert_eq!(calls.into_iter().collect::<Vec<_>>(), [("cuLaunchKernel".to_owned(), 3)]);
+    assert_eq!(virtual_gpu::calls().len(), 0, "an ask begins anew");
+    drop(buffer);
+    stream.synchronize().unwrap();
+    // Memory that was not taken in a stream's order is given back once the stream is done.
+    let mut calls = virtual_gpu::calls();
+    calls.retain(|name, _| !name.starts_with("cuCtx"));
+    let expected = [("cuMemFree_v2".to_owned(), 1), ("cuStreamSynchronize".to_owned(), 2)];
+    assert_eq!(calls.into_iter().collect::<Vec<_>>(), expected);
+}

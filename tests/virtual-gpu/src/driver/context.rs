@@ -2,7 +2,7 @@
 
 use super::errors::*;
 use super::graph::{Unsafe, forbid};
-use super::{Answer, Context, Handle, answer, current, driver, healthy, put, set_current};
+use super::{Answer, Context, Handle, answer, called, current, driver, healthy, put, set_current};
 use std::ffi::{c_int, c_uint, c_void};
 
 /// `cuDevicePrimaryCtxRetain`.
@@ -11,6 +11,7 @@ use std::ffi::{c_int, c_uint, c_void};
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDevicePrimaryCtxRetain(out: *mut Handle, device: c_int) -> u32 {
+    let _call = called("cuDevicePrimaryCtxRetain");
     answer(driver().and_then(|driver| {
         if !(0..driver.config.count as c_int).contains(&device) {
             return Err(ERROR_INVALID_DEVICE);
@@ -50,6 +51,7 @@ fn destroy(handle: Handle) -> Answer {
 /// `cuDevicePrimaryCtxRelease`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> u32 {
+    let _call = called("cuDevicePrimaryCtxRelease_v2");
     answer(driver().and_then(|driver| {
         let mut state = driver.state();
         let handle = *state.primary.get(&(device as u32)).ok_or(ERROR_INVALID_CONTEXT)?;
@@ -64,6 +66,7 @@ pub extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> u32 {
 /// `cuDevicePrimaryCtxReset`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuDevicePrimaryCtxReset_v2(device: c_int) -> u32 {
+    let _call = called("cuDevicePrimaryCtxReset_v2");
     answer(driver().and_then(|driver| {
         let handle = driver.state().primary.get(&(device as u32)).copied();
         handle.map_or(Ok(()), destroy)
@@ -80,6 +83,7 @@ pub unsafe extern "C" fn cuDevicePrimaryCtxGetState(
     flags: *mut c_uint,
     active: *mut c_int,
 ) -> u32 {
+    let _call = called("cuDevicePrimaryCtxGetState");
     answer(driver().and_then(|driver| {
         let alive = driver.state().primary.contains_key(&(device as u32));
         // SAFETY: the caller's promise.
@@ -109,6 +113,7 @@ fn create(out: *mut Handle, device: c_int) -> Answer {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxCreate_v2(out: *mut Handle, _flags: c_uint, device: c_int) -> u32 {
+    let _call = called("cuCtxCreate_v2");
     answer(create(out, device))
 }
 
@@ -123,6 +128,7 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
     _flags: c_uint,
     device: c_int,
 ) -> u32 {
+    let _call = called("cuCtxCreate_v4");
     if !params.is_null() {
         return ERROR_NOT_SUPPORTED;
     }
@@ -132,6 +138,7 @@ pub unsafe extern "C" fn cuCtxCreate_v4(
 /// `cuCtxDestroy`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxDestroy_v2(context: Handle) -> u32 {
+    let _call = called("cuCtxDestroy_v2");
     if current() == context {
         set_current(0);
     }
@@ -141,6 +148,7 @@ pub extern "C" fn cuCtxDestroy_v2(context: Handle) -> u32 {
 /// `cuCtxSetCurrent`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSetCurrent(context: Handle) -> u32 {
+    let _call = called("cuCtxSetCurrent");
     answer(driver().and_then(|driver| {
         if context != 0 && !driver.state().contexts.contains_key(&context) {
             return Err(ERROR_INVALID_CONTEXT);
@@ -156,6 +164,7 @@ pub extern "C" fn cuCtxSetCurrent(context: Handle) -> u32 {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetCurrent(out: *mut Handle) -> u32 {
+    let _call = called("cuCtxGetCurrent");
     // SAFETY: the caller's promise.
     answer(driver().and_then(|_| unsafe { put(out, current()) }))
 }
@@ -166,6 +175,7 @@ pub unsafe extern "C" fn cuCtxGetCurrent(out: *mut Handle) -> u32 {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetDevice(out: *mut c_int) -> u32 {
+    let _call = called("cuCtxGetDevice");
     answer(driver().and_then(|driver| {
         let device = driver.state().contexts.get(&current()).ok_or(ERROR_INVALID_CONTEXT)?.device;
         // SAFETY: the caller's promise.
@@ -176,12 +186,14 @@ pub unsafe extern "C" fn cuCtxGetDevice(out: *mut c_int) -> u32 {
 /// `cuCtxSynchronize`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSynchronize() -> u32 {
+    let _call = called("cuCtxSynchronize");
     answer(healthy().and_then(|(driver, context)| forbid(driver, context, Unsafe::Whole)))
 }
 
 /// `cuCtxSetFlags`: how the host waits makes no difference here.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSetFlags(_flags: c_uint) -> u32 {
+    let _call = called("cuCtxSetFlags");
     answer(healthy().map(|_| ()))
 }
 
@@ -191,6 +203,7 @@ pub extern "C" fn cuCtxSetFlags(_flags: c_uint) -> u32 {
 /// Both must be null or writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int) -> u32 {
+    let _call = called("cuCtxGetStreamPriorityRange");
     answer(healthy().and_then(|_| {
         for (to, value) in [(least, 0), (greatest, -5)] {
             if !to.is_null() {

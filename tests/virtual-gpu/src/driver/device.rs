@@ -1,13 +1,14 @@
 //! Start, versions, devices and what they have.
 
 use super::errors::*;
-use super::{Answer, answer, driver, put, start};
+use super::{Answer, answer, called, driver, put, start};
 use crate::ptx::lower::SHARED_BASE;
 use std::ffi::{c_char, c_int, c_uint};
 
 /// `cuInit`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuInit(flags: c_uint) -> u32 {
+    let _call = called("cuInit");
     if flags != 0 {
         return ERROR_INVALID_VALUE;
     }
@@ -20,6 +21,7 @@ pub extern "C" fn cuInit(flags: c_uint) -> u32 {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(out: *mut c_int) -> u32 {
+    let _call = called("cuDriverGetVersion");
     // SAFETY: the caller's promise.
     answer(unsafe { put(out, start().config.driver as c_int) })
 }
@@ -35,6 +37,7 @@ fn check(device: c_int) -> Answer {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetCount(out: *mut c_int) -> u32 {
+    let _call = called("cuDeviceGetCount");
     // SAFETY: the caller's promise.
     answer(driver().and_then(|d| unsafe { put(out, d.config.count as c_int) }))
 }
@@ -45,6 +48,7 @@ pub unsafe extern "C" fn cuDeviceGetCount(out: *mut c_int) -> u32 {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGet(out: *mut c_int, ordinal: c_int) -> u32 {
+    let _call = called("cuDeviceGet");
     // SAFETY: the caller's promise.
     answer(check(ordinal).and_then(|()| unsafe { put(out, ordinal) }))
 }
@@ -55,6 +59,7 @@ pub unsafe extern "C" fn cuDeviceGet(out: *mut c_int, ordinal: c_int) -> u32 {
 /// `out` must be writable for `length` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetName(out: *mut c_char, length: c_int, device: c_int) -> u32 {
+    let _call = called("cuDeviceGetName");
     answer(check(device).and_then(|()| {
         let capability = driver()?.config.chip.capability;
         let name = format!("Virtual GPU sm_{capability}");
@@ -77,6 +82,7 @@ pub unsafe extern "C" fn cuDeviceGetName(out: *mut c_char, length: c_int, device
 /// `out` must be writable for sixteen bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid_v2(out: *mut [u8; 16], device: c_int) -> u32 {
+    let _call = called("cuDeviceGetUuid_v2");
     let mut uuid = *b"virtual-gpu-0000";
     uuid[15] += device as u8;
     // SAFETY: the caller's promise.
@@ -89,6 +95,7 @@ pub unsafe extern "C" fn cuDeviceGetUuid_v2(out: *mut [u8; 16], device: c_int) -
 /// As there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetUuid(out: *mut [u8; 16], device: c_int) -> u32 {
+    let _call = called("cuDeviceGetUuid");
     // SAFETY: the caller's promise.
     unsafe { cuDeviceGetUuid_v2(out, device) }
 }
@@ -99,6 +106,7 @@ pub unsafe extern "C" fn cuDeviceGetUuid(out: *mut [u8; 16], device: c_int) -> u
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceTotalMem_v2(out: *mut usize, device: c_int) -> u32 {
+    let _call = called("cuDeviceTotalMem_v2");
     // SAFETY: the caller's promise.
     answer(check(device).and_then(|()| unsafe { put(out, driver()?.config.memory as usize) }))
 }
@@ -109,6 +117,7 @@ pub unsafe extern "C" fn cuDeviceTotalMem_v2(out: *mut usize, device: c_int) -> 
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetAttribute(out: *mut c_int, attribute: c_uint, device: c_int) -> u32 {
+    let _call = called("cuDeviceGetAttribute");
     answer(check(device).and_then(|()| {
         let driver = driver()?;
         let chip = driver.config.chip;
@@ -161,6 +170,7 @@ pub unsafe extern "C" fn cuDeviceComputeCapability(
     minor: *mut c_int,
     device: c_int,
 ) -> u32 {
+    let _call = called("cuDeviceComputeCapability");
     answer(check(device).and_then(|()| {
         let capability = driver()?.config.chip.capability as c_int;
         // SAFETY: the caller's promise.

@@ -1,5 +1,6 @@
 //! Error codes of the driver, their names and their meanings.
 
+use super::called;
 use std::ffi::{CStr, c_char};
 
 macro_rules! errors {
@@ -67,6 +68,7 @@ errors! {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorName(code: u32, out: *mut *const c_char) -> u32 {
+    let _call = called("cuGetErrorName");
     let name = lookup(code).map(|(name, _)| name.as_ptr());
     // SAFETY: the caller's promise.
     unsafe { *out = name.unwrap_or(std::ptr::null()) };
@@ -79,6 +81,7 @@ pub unsafe extern "C" fn cuGetErrorName(code: u32, out: *mut *const c_char) -> u
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGetErrorString(code: u32, out: *mut *const c_char) -> u32 {
+    let _call = called("cuGetErrorString");
     let text = lookup(code).map(|(_, text)| text.as_ptr());
     // SAFETY: the caller's promise.
     unsafe { *out = text.unwrap_or(std::ptr::null()) };

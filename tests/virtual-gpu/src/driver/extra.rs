@@ -1,7 +1,7 @@
 //! What only this driver has: its last error in words, counts, settings; and calls that it refuses by name.
 
 use super::errors::*;
-use super::{driver, start};
+use super::{called, driver, start, take_calls};
 use std::ffi::{CStr, c_char};
 use std::sync::atomic::Ordering;
 
@@ -37,6 +37,16 @@ pub unsafe extern "C" fn virtual_gpu_last_launch(out: *mut c_char, length: usize
     hand_over(&format!("{}\n{}", super::launch::header(), row.unwrap_or_default()), out, length)
 }
 
+/// Copies the calls since the last ask, a line each, name, tab, count, and returns their length.
+///
+/// # Safety
+/// `out` must be null or writable for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtual_gpu_calls(out: *mut c_char, length: usize) -> usize {
+    let text: String = take_calls().iter().map(|(name, count)| format!("{name}\t{count}\n")).collect();
+    hand_over(&text, out, length)
+}
+
 /// Allocations of device memory that are alive, on all devices.
 #[unsafe(no_mangle)]
 pub extern "C" fn virtual_gpu_allocations() -> usize {
@@ -65,6 +75,7 @@ macro_rules! refused {
             /// Refused by name.
             #[unsafe(no_mangle)]
             pub extern "C" fn $name() -> u32 {
+                let _call = called(stringify!($name));
                 start().complain(concat!(stringify!($name), " is not supported"));
                 ERROR_NOT_SUPPORTED
             }

@@ -3,7 +3,7 @@
 use super::errors::*;
 use super::launch::Call;
 use super::memory::Transfer;
-use super::{Answer, Driver, Handle, State, answer, driver, healthy, put};
+use super::{Answer, Driver, Handle, State, answer, called, driver, healthy, put};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::{c_uint, c_ulonglong};
@@ -195,6 +195,7 @@ pub fn follow(state: &mut State, context: Handle, stream: Handle, captured: Opti
 /// `cuStreamBeginCapture`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: c_uint) -> u32 {
+    let _call = called("cuStreamBeginCapture_v2");
     answer(healthy().and_then(|(driver, context)| {
         if mode > 2 {
             return Err(ERROR_INVALID_VALUE);
@@ -233,6 +234,7 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: Handle, mode: c_uint) -> u32 {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, out: *mut Handle) -> u32 {
+    let _call = called("cuStreamEndCapture");
     answer(healthy().and_then(|(driver, context)| {
         let mut state = driver.state();
         let entry = state.streams.get(&stream).ok_or(ERROR_INVALID_HANDLE)?;
@@ -267,6 +269,7 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, out: *mut Handle) ->
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, out: *mut c_uint) -> u32 {
+    let _call = called("cuStreamIsCapturing");
     answer(healthy().and_then(|(driver, context)| {
         let mut state = driver.state();
         let status = if stream <= 2 {
@@ -287,6 +290,7 @@ pub unsafe extern "C" fn cuStreamIsCapturing(stream: Handle, out: *mut c_uint) -
 /// `mode` must be readable and writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuThreadExchangeStreamCaptureMode(mode: *mut c_uint) -> u32 {
+    let _call = called("cuThreadExchangeStreamCaptureMode");
     if mode.is_null() {
         return ERROR_INVALID_VALUE;
     }
@@ -305,6 +309,7 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
     graph: Handle,
     flags: c_ulonglong,
 ) -> u32 {
+    let _call = called("cuGraphInstantiateWithFlags");
     answer(healthy().and_then(|(driver, _)| {
         // Freed on launch (1) and node priorities (8) mean nothing here; launching from the device (4) is
         // not supported, and never goes with the first.
@@ -324,6 +329,7 @@ pub unsafe extern "C" fn cuGraphInstantiateWithFlags(
 /// `cuGraphLaunch`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphLaunch(instance: Handle, stream: Handle) -> u32 {
+    let _call = called("cuGraphLaunch");
     answer(healthy().and_then(|(driver, context)| {
         let nodes = {
             let state = driver.state();
@@ -364,6 +370,7 @@ pub extern "C" fn cuGraphLaunch(instance: Handle, stream: Handle) -> u32 {
 /// `cuGraphUpload`: nothing to do.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphUpload(instance: Handle, _stream: Handle) -> u32 {
+    let _call = called("cuGraphUpload");
     answer(
         healthy().and_then(|(driver, _)| {
             driver.state().graphs.get(&instance).map(|_| ()).ok_or(ERROR_INVALID_HANDLE)
@@ -374,6 +381,7 @@ pub extern "C" fn cuGraphUpload(instance: Handle, _stream: Handle) -> u32 {
 /// `cuGraphDestroy`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphDestroy(graph: Handle) -> u32 {
+    let _call = called("cuGraphDestroy");
     answer(
         driver()
             .and_then(|driver| driver.state().graphs.remove(&graph).map(|_| ()).ok_or(ERROR_INVALID_HANDLE)),
@@ -383,6 +391,7 @@ pub extern "C" fn cuGraphDestroy(graph: Handle) -> u32 {
 /// `cuGraphExecDestroy`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphExecDestroy(instance: Handle) -> u32 {
+    let _call = called("cuGraphExecDestroy");
     cuGraphDestroy(instance)
 }
 
@@ -392,6 +401,7 @@ pub extern "C" fn cuGraphExecDestroy(instance: Handle) -> u32 {
 /// `count` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphGetNodes(graph: Handle, nodes: *mut Handle, count: *mut usize) -> u32 {
+    let _call = called("cuGraphGetNodes");
     if !nodes.is_null() {
         return ERROR_NOT_SUPPORTED;
     }

@@ -3,7 +3,7 @@
 use super::errors::*;
 use super::graph::{Node, record};
 use super::module::occupancy;
-use super::{Answer, Driver, Handle, answer, healthy};
+use super::{Answer, Driver, Handle, answer, called, healthy};
 use crate::counters::COLUMNS;
 use crate::machine::launch::Launch;
 use crate::ptx::ir::Kernel;
@@ -217,6 +217,7 @@ pub unsafe extern "C" fn cuLaunchKernel(
     given: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> u32 {
+    let _call = called("cuLaunchKernel");
     if !extra.is_null() {
         return ERROR_NOT_SUPPORTED;
     }
@@ -243,6 +244,7 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel(
     stream: Handle,
     given: *mut *mut c_void,
 ) -> u32 {
+    let _call = called("cuLaunchCooperativeKernel");
     // SAFETY: the caller's promise.
     answer(unsafe {
         launch(function, [grid_x, grid_y, grid_z], [block_x, block_y, block_z], dynamic, stream, given, true)

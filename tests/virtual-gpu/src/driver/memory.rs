@@ -2,7 +2,7 @@
 
 use super::errors::*;
 use super::graph::{Node, Unsafe, forbid, record};
-use super::{Answer, Driver, Handle, answer, driver, healthy, put};
+use super::{Answer, Driver, Handle, answer, called, driver, healthy, put};
 use crate::machine::global::Global;
 use std::alloc::Layout;
 use std::ffi::{c_uint, c_void};
@@ -13,6 +13,7 @@ use std::ffi::{c_uint, c_void};
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(out: *mut u64, size: usize) -> u32 {
+    let _call = called("cuMemAlloc_v2");
     answer(healthy().and_then(|(driver, context)| {
         forbid(driver, context, Unsafe::Call)?;
         if size == 0 {
@@ -27,6 +28,7 @@ pub unsafe extern "C" fn cuMemAlloc_v2(out: *mut u64, size: usize) -> u32 {
 /// `cuMemFree`. Works after a failed launch too, so that a program can count what it took.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFree_v2(address: u64) -> u32 {
+    let _call = called("cuMemFree_v2");
     answer(driver().and_then(|driver| {
         let context = super::current();
         forbid(driver, context, Unsafe::Call)?;
@@ -49,6 +51,7 @@ pub extern "C" fn cuMemFree_v2(address: u64) -> u32 {
 /// Both must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> u32 {
+    let _call = called("cuMemGetInfo_v2");
     answer(healthy().and_then(|(driver, context)| {
         let (limit, used) = driver.memory_of(context)?.usage();
         // SAFETY: the caller's promise.
@@ -65,6 +68,7 @@ pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) ->
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemHostAlloc(out: *mut *mut c_void, size: usize, _flags: c_uint) -> u32 {
+    let _call = called("cuMemHostAlloc");
     answer(healthy().and_then(|(driver, context)| {
         forbid(driver, context, Unsafe::Call)?;
         let layout = Layout::from_size_align(size.max(1), 4096).map_err(|_| ERROR_INVALID_VALUE)?;
@@ -85,6 +89,7 @@ pub unsafe extern "C" fn cuMemHostAlloc(out: *mut *mut c_void, size: usize, _fla
 /// Nothing may use the memory any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFreeHost(at: *mut c_void) -> u32 {
+    let _call = called("cuMemFreeHost");
     answer(driver().and_then(|driver| {
         let size = driver.state().pinned.remove(&(at as u64)).ok_or(ERROR_INVALID_VALUE)?;
         let layout = Layout::from_size_align(size, 4096).map_err(|_| ERROR_INVALID_VALUE)?;
@@ -258,6 +263,7 @@ impl Transfer {
 /// `from` must be readable for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, size: usize) -> u32 {
+    let _call = called("cuMemcpyHtoD_v2");
     // SAFETY: the caller's promise.
     answer(unsafe { Transfer::ToDevice { to, from: from as u64, size: size as u64 }.wait() })
 }
@@ -273,6 +279,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     size: usize,
     stream: Handle,
 ) -> u32 {
+    let _call = called("cuMemcpyHtoDAsync_v2");
     // SAFETY: the caller's promise.
     answer(unsafe { Transfer::ToDevice { to, from: from as u64, size: size as u64 }.submit(stream) })
 }
@@ -283,6 +290,7 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
 /// `to` must be writable for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, size: usize) -> u32 {
+    let _call = called("cuMemcpyDtoH_v2");
     // SAFETY: the caller's promise.
     answer(unsafe { Transfer::ToHost { to: to as u64, from, size: size as u64 }.wait() })
 }
@@ -298,6 +306,7 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     size: usize,
     stream: Handle,
 ) -> u32 {
+    let _call = called("cuMemcpyDtoHAsync_v2");
     // SAFETY: the caller's promise.
     answer(unsafe { Transfer::ToHost { to: to as u64, from, size: size as u64 }.submit(stream) })
 }
@@ -305,6 +314,7 @@ pub unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
 /// `cuMemcpyDtoD`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, size: usize) -> u32 {
+    let _call = called("cuMemcpyDtoD_v2");
     // SAFETY: no host memory.
     answer(unsafe { Transfer::Inside { to, from, size: size as u64 }.wait() })
 }
@@ -312,6 +322,7 @@ pub extern "C" fn cuMemcpyDtoD_v2(to: u64, from: u64, size: usize) -> u32 {
 /// `cuMemcpyDtoDAsync`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, size: usize, stream: Handle) -> u32 {
+    let _call = called("cuMemcpyDtoDAsync_v2");
     // SAFETY: no host memory.
     answer(unsafe { Transfer::Inside { to, from, size: size as u64 }.submit(stream) })
 }
@@ -319,6 +330,7 @@ pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, size: usize, stream: 
 /// `cuMemsetD8`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD8_v2(to: u64, value: u8, count: usize) -> u32 {
+    let _call = called("cuMemsetD8_v2");
     // SAFETY: no host memory.
     answer(unsafe { Transfer::Fill { to, value: u32::from(value), width: 1, count: count as u64 }.wait() })
 }
@@ -326,6 +338,7 @@ pub extern "C" fn cuMemsetD8_v2(to: u64, value: u8, count: usize) -> u32 {
 /// `cuMemsetD8Async`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: Handle) -> u32 {
+    let _call = called("cuMemsetD8Async");
     // SAFETY: no host memory.
     answer(unsafe {
         Transfer::Fill { to, value: u32::from(value), width: 1, count: count as u64 }.submit(stream)
@@ -335,6 +348,7 @@ pub extern "C" fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: Hand
 /// `cuMemsetD16Async`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD16Async(to: u64, value: u16, count: usize, stream: Handle) -> u32 {
+    let _call = called("cuMemsetD16Async");
     // SAFETY: no host memory.
     answer(unsafe {
         Transfer::Fill { to, value: u32::from(value), width: 2, count: count as u64 }.submit(stream)
@@ -344,6 +358,7 @@ pub extern "C" fn cuMemsetD16Async(to: u64, value: u16, count: usize, stream: Ha
 /// `cuMemsetD32Async`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: Handle) -> u32 {
+    let _call = called("cuMemsetD32Async");
     // SAFETY: no host memory.
     answer(unsafe { Transfer::Fill { to, value, width: 4, count: count as u64 }.submit(stream) })
 }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::machine::global::Global;
 use errors::*;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 /// A handle, as the program sees it.
@@ -87,6 +87,32 @@ static DRIVER: OnceLock<Driver> = OnceLock::new();
 
 thread_local! {
     static CURRENT: Cell<Handle> = const { Cell::new(0) };
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+static CALLS: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+/// A call of the program, until it is dropped.
+#[must_use]
+pub struct Called(());
+
+/// Counts a call of the program under its name; calls that it makes in turn are not the program's.
+pub fn called(name: &'static str) -> Called {
+    if DEPTH.replace(DEPTH.get() + 1) == 0 {
+        *CALLS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(name).or_default() += 1;
+    }
+    Called(())
+}
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
+
+/// The program's calls by name since this was asked last.
+pub fn take_calls() -> BTreeMap<&'static str, u64> {
+    std::mem::take(&mut *CALLS.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
 /// The driver, if `cuInit` was called.

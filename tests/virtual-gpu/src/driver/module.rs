@@ -2,7 +2,7 @@
 
 use super::errors::*;
 use super::graph::{Unsafe, forbid};
-use super::{Answer, Driver, Handle, answer, driver, healthy, put};
+use super::{Answer, Driver, Handle, answer, called, driver, healthy, put};
 use crate::ptx::ir::Kernel;
 use crate::ptx::lower::lower;
 use crate::ptx::parse::{self, Space};
@@ -113,6 +113,7 @@ fn load(out: *mut Handle, image: &[u8]) -> Answer {
 /// `image` must be a string that ends in 0, or an ELF or fat binary.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoadData(out: *mut Handle, image: *const c_void) -> u32 {
+    let _call = called("cuModuleLoadData");
     if image.is_null() {
         return ERROR_INVALID_VALUE;
     }
@@ -147,6 +148,7 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
     _options: *mut c_uint,
     _values: *mut *mut c_void,
 ) -> u32 {
+    let _call = called("cuModuleLoadDataEx");
     // SAFETY: the caller's promise.
     unsafe { cuModuleLoadData(out, image) }
 }
@@ -157,6 +159,7 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
 /// `path` must be a string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleLoad(out: *mut Handle, path: *const c_char) -> u32 {
+    let _call = called("cuModuleLoad");
     // SAFETY: the caller's promise.
     let path = unsafe { CStr::from_ptr(path) }.to_string_lossy().into_owned();
     match std::fs::read(path) {
@@ -168,6 +171,7 @@ pub unsafe extern "C" fn cuModuleLoad(out: *mut Handle, path: *const c_char) -> 
 /// `cuModuleUnload`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuModuleUnload(module: Handle) -> u32 {
+    let _call = called("cuModuleUnload");
     answer(driver().and_then(|driver| {
         let mut state = driver.state();
         let removed = state.modules.remove(&module).ok_or(ERROR_INVALID_HANDLE)?;
@@ -187,6 +191,7 @@ pub extern "C" fn cuModuleUnload(module: Handle) -> u32 {
 /// `out` must be writable, `name` a string.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuModuleGetFunction(out: *mut Handle, module: Handle, name: *const c_char) -> u32 {
+    let _call = called("cuModuleGetFunction");
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
     answer(healthy().and_then(|(driver, context)| {
@@ -232,6 +237,7 @@ pub unsafe extern "C" fn cuModuleGetGlobal_v2(
     module: Handle,
     name: *const c_char,
 ) -> u32 {
+    let _call = called("cuModuleGetGlobal_v2");
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
     answer(healthy().and_then(|(driver, _)| {
@@ -281,6 +287,7 @@ pub fn occupancy(driver: &Driver, function: &Function, threads: u32, dynamic: u3
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetAttribute(out: *mut c_int, attribute: c_uint, function: Handle) -> u32 {
+    let _call = called("cuFuncGetAttribute");
     answer(healthy().and_then(|(driver, _)| {
         let state = driver.state();
         let function = state.functions.get(&function).ok_or(ERROR_INVALID_HANDLE)?;
@@ -312,6 +319,7 @@ pub unsafe extern "C" fn cuFuncGetAttribute(out: *mut c_int, attribute: c_uint, 
 /// `cuFuncSetAttribute`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFuncSetAttribute(function: Handle, attribute: c_uint, value: c_int) -> u32 {
+    let _call = called("cuFuncSetAttribute");
     answer(healthy().and_then(|(driver, _)| {
         let most = driver.config.chip.shared_block;
         let mut state = driver.state();
@@ -334,6 +342,7 @@ pub extern "C" fn cuFuncSetAttribute(function: Handle, attribute: c_uint, value:
 /// `cuFuncSetCacheConfig`: a preference, which changes nothing here.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuFuncSetCacheConfig(function: Handle, _config: c_uint) -> u32 {
+    let _call = called("cuFuncSetCacheConfig");
     answer(healthy().and_then(|(driver, _)| {
         driver.state().functions.get(&function).map(|_| ()).ok_or(ERROR_INVALID_HANDLE)
     }))
@@ -350,6 +359,7 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     threads: c_int,
     dynamic: usize,
 ) -> u32 {
+    let _call = called("cuOccupancyMaxActiveBlocksPerMultiprocessor");
     // SAFETY: the caller's promise.
     unsafe { cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(out, function, threads, dynamic, 0) }
 }
@@ -366,6 +376,7 @@ pub unsafe extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     dynamic: usize,
     _flags: c_uint,
 ) -> u32 {
+    let _call = called("cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags");
     answer(healthy().and_then(|(driver, _)| {
         let state = driver.state();
         let function = state.functions.get(&function).ok_or(ERROR_INVALID_HANDLE)?;
@@ -391,6 +402,7 @@ pub unsafe extern "C" fn cuOccupancyMaxPotentialBlockSize(
     dynamic: usize,
     limit: c_int,
 ) -> u32 {
+    let _call = called("cuOccupancyMaxPotentialBlockSize");
     answer(healthy().and_then(|(driver, _)| {
         let state = driver.state();
         let function = state.functions.get(&function).ok_or(ERROR_INVALID_HANDLE)?;
@@ -424,6 +436,7 @@ pub unsafe extern "C" fn cuOccupancyAvailableDynamicSMemPerBlock(
     blocks: c_int,
     _threads: c_int,
 ) -> u32 {
+    let _call = called("cuOccupancyAvailableDynamicSMemPerBlock");
     answer(healthy().and_then(|(driver, _)| {
         let state = driver.state();
         let function = state.functions.get(&function).ok_or(ERROR_INVALID_HANDLE)?;

@@ -2,7 +2,7 @@
 
 use super::errors::*;
 use super::graph::{Unsafe, follow, forbid};
-use super::{Handle, answer, driver, healthy, put};
+use super::{Handle, answer, called, driver, healthy, put};
 use std::ffi::{c_int, c_uint, c_void};
 use std::time::Instant;
 
@@ -36,6 +36,7 @@ pub struct Event {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreate(out: *mut Handle, flags: c_uint) -> u32 {
+    let _call = called("cuStreamCreate");
     // SAFETY: the caller's promise.
     unsafe { cuStreamCreateWithPriority(out, flags, 0) }
 }
@@ -46,6 +47,7 @@ pub unsafe extern "C" fn cuStreamCreate(out: *mut Handle, flags: c_uint) -> u32 
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreateWithPriority(out: *mut Handle, flags: c_uint, priority: c_int) -> u32 {
+    let _call = called("cuStreamCreateWithPriority");
     answer(healthy().and_then(|(driver, context)| {
         if flags > 1 {
             return Err(ERROR_INVALID_VALUE);
@@ -64,6 +66,7 @@ pub unsafe extern "C" fn cuStreamCreateWithPriority(out: *mut Handle, flags: c_u
 /// `cuStreamDestroy`. Works after a failed launch too.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
+    let _call = called("cuStreamDestroy_v2");
     answer(driver().and_then(|driver| {
         let mut state = driver.state();
         let removed = state.streams.remove(&stream).ok_or(ERROR_INVALID_HANDLE)?;
@@ -77,12 +80,14 @@ pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
 /// `cuStreamSynchronize`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamSynchronize(stream: Handle) -> u32 {
+    let _call = called("cuStreamSynchronize");
     answer(healthy().and_then(|(driver, context)| forbid(driver, context, Unsafe::Stream(stream))))
 }
 
 /// `cuStreamQuery`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
+    let _call = called("cuStreamQuery");
     cuStreamSynchronize(stream)
 }
 
@@ -92,6 +97,7 @@ pub extern "C" fn cuStreamQuery(stream: Handle) -> u32 {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetPriority(stream: Handle, out: *mut c_int) -> u32 {
+    let _call = called("cuStreamGetPriority");
     answer(healthy().and_then(|(driver, _)| {
         let priority = driver.state().streams.get(&stream).map_or(0, |s| s.priority);
         // SAFETY: the caller's promise.
@@ -105,6 +111,7 @@ pub unsafe extern "C" fn cuStreamGetPriority(stream: Handle, out: *mut c_int) ->
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetCtx(stream: Handle, out: *mut Handle) -> u32 {
+    let _call = called("cuStreamGetCtx");
     answer(healthy().and_then(|(driver, context)| {
         let owner = match stream {
             0..=2 => context,
@@ -118,6 +125,7 @@ pub unsafe extern "C" fn cuStreamGetCtx(stream: Handle, out: *mut Handle) -> u32
 /// `cuStreamWaitEvent`. Streams run eagerly, so only captures care.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamWaitEvent(stream: Handle, event: Handle, _flags: c_uint) -> u32 {
+    let _call = called("cuStreamWaitEvent");
     answer(healthy().and_then(|(driver, context)| {
         let mut state = driver.state();
         let captured = state.events.get(&event).ok_or(ERROR_INVALID_HANDLE)?.captured;
@@ -132,6 +140,7 @@ pub extern "C" fn cuLaunchHostFunc(
     function: extern "C" fn(*mut c_void),
     data: *mut c_void,
 ) -> u32 {
+    let _call = called("cuLaunchHostFunc");
     answer(healthy().and_then(|(driver, _)| {
         if driver.state().streams.get(&stream).is_some_and(|s| s.capture.is_some()) {
             driver.complain("cuLaunchHostFunc in a capture is not supported");
@@ -148,6 +157,7 @@ pub extern "C" fn cuLaunchHostFunc(
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventCreate(out: *mut Handle, flags: c_uint) -> u32 {
+    let _call = called("cuEventCreate");
     answer(healthy().and_then(|(driver, context)| {
         let mut state = driver.state();
         let handle = state.handle();
@@ -160,6 +170,7 @@ pub unsafe extern "C" fn cuEventCreate(out: *mut Handle, flags: c_uint) -> u32 {
 /// `cuEventDestroy`. Works after a failed launch too.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventDestroy_v2(event: Handle) -> u32 {
+    let _call = called("cuEventDestroy_v2");
     answer(
         driver()
             .and_then(|driver| driver.state().events.remove(&event).map(|_| ()).ok_or(ERROR_INVALID_HANDLE)),
@@ -169,6 +180,7 @@ pub extern "C" fn cuEventDestroy_v2(event: Handle) -> u32 {
 /// `cuEventRecord`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> u32 {
+    let _call = called("cuEventRecord");
     answer(healthy().and_then(|(driver, context)| {
         let mut state = driver.state();
         let capture = match stream {
@@ -206,12 +218,14 @@ fn settled(event: Handle) -> Result<(), u32> {
 /// `cuEventSynchronize`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventSynchronize(event: Handle) -> u32 {
+    let _call = called("cuEventSynchronize");
     answer(settled(event))
 }
 
 /// `cuEventQuery`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(event: Handle) -> u32 {
+    let _call = called("cuEventQuery");
     answer(settled(event))
 }
 
@@ -221,6 +235,7 @@ pub extern "C" fn cuEventQuery(event: Handle) -> u32 {
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventElapsedTime(out: *mut f32, start: Handle, end: Handle) -> u32 {
+    let _call = called("cuEventElapsedTime");
     answer(settled(start).and_then(|()| settled(end)).and_then(|()| {
         let driver = driver()?;
         let state = driver.state();
@@ -240,6 +255,7 @@ pub unsafe extern "C" fn cuEventElapsedTime(out: *mut f32, start: Handle, end: H
 /// `out` must be writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuEventElapsedTime_v2(out: *mut f32, start: Handle, end: Handle) -> u32 {
+    let _call = called("cuEventElapsedTime_v2");
     // SAFETY: the caller's promise.
     unsafe { cuEventElapsedTime(out, start, end) }
 }

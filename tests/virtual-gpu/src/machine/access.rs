@@ -2,7 +2,7 @@
 
 use super::alu::{L32, L64};
 use super::block::Block;
-use super::global::{Conflict, Who as GlobalWho};
+use super::history::{Conflict, Deed, Touched, Who as GlobalWho};
 use super::shared::{Act, Trouble, Who, wavefronts};
 use super::warp::Warp;
 use super::{Fault, Step};
@@ -15,15 +15,37 @@ const WINDOW: u64 = 1 << 32;
 
 /// What an access to device memory does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
-    /// Reads, perhaps through the constant path.
-    Read(bool),
+pub enum Access {
+    /// Reads.
+    Read,
+    /// Reads through the constant path.
+    ReadConstant,
     /// Reads indivisibly.
     ReadStrong,
     /// Writes.
     Write,
     /// Writes indivisibly.
     WriteStrong,
+    /// Reads and writes at once.
+    Atomic,
+}
+
+impl Access {
+    fn reads(self) -> bool {
+        !matches!(self, Access::Write | Access::WriteStrong)
+    }
+
+    fn writes(self) -> bool {
+        matches!(self, Access::Write | Access::WriteStrong | Access::Atomic)
+    }
+
+    fn deed(self) -> Deed {
+        Deed {
+            write: self.writes(),
+            strong: matches!(self, Access::ReadStrong | Access::WriteStrong | Access::Atomic),
+            constant: self == Access::ReadConstant,
+        }
+    }
 }
 
 /// Bytes of 32 lanes.
@@ -84,14 +106,13 @@ impl Block<'_> {
         addresses: &L64,
         mask: u32,
         size: usize,
-        deed: Deed,
+        access: Access,
     ) -> Step {
-        self.count_sectors(addresses, mask, size, deed);
-        let launch = self.launch;
-        let reads = matches!(deed, Deed::Read(_) | Deed::ReadStrong);
+        self.count_sectors(addresses, mask, size, access);
         let own = (1u32 << size) - 1;
         // Neighbouring lanes that touch the same sixteen bytes are checked together.
-        let (mut chunk, mut bytes, mut first) = (u64::MAX, 0u16, 0usize);
+        let mut touched = Touched { bytes: 0, first: 0, size: size as u8 };
+        let (mut chunk, mut next) = (u64::MAX, u64::MAX);
         for lane in lanes(mask) {
             let address = addresses[lane];
             if address as usize & (size - 1) != 0 {
@@ -104,98 +125,106 @@ impl Block<'_> {
             }
             let inside = self.last.is_some_and(|a| address >= a.start && address + size as u64 <= a.end);
             if !inside {
-                self.enter(warp, lane, address, size, reads)?;
+                self.enter(warp, lane, address, size, access.reads())?;
             }
             let at = address & !15;
             let mine = (own << (address & 15)) as u16;
             if at == chunk {
-                bytes |= mine;
-            } else {
-                if bytes != 0 {
-                    self.global_chunk(warp, (first, addresses, mask), chunk, bytes, deed)?;
+                // Lane and address must rise together for it to be known whose a byte is.
+                if address.wrapping_sub(lane as u64 * size as u64) != next || touched.bytes & mine != 0 {
+                    touched.size = 0;
                 }
-                (chunk, bytes, first) = (at, mine, lane);
+                touched.bytes |= mine;
+            } else {
+                if touched.bytes != 0 {
+                    self.global_chunk(warp, addresses, mask, chunk, touched, access)?;
+                }
+                (chunk, next) = (at, address.wrapping_sub(lane as u64 * size as u64));
+                touched = Touched { bytes: mine, first: lane as u8, size: size as u8 };
             }
         }
-        if bytes != 0 {
-            self.global_chunk(warp, (first, addresses, mask), chunk, bytes, deed)?;
+        if touched.bytes != 0 {
+            self.global_chunk(warp, addresses, mask, chunk, touched, access)?;
         }
-        let _ = launch;
         Ok(())
     }
 
     fn global_chunk(
         &mut self,
         warp: &Warp,
-        lanes_of: (usize, &L64, u32),
+        addresses: &L64,
+        mask: u32,
         chunk: u64,
-        bytes: u16,
-        deed: Deed,
+        touched: Touched,
+        access: Access,
     ) -> Step {
         let memory = self.launch.memory;
-        let who =
-            GlobalWho { epoch: self.launch.epoch, block: self.number, clock: self.clock, seen: &self.seen };
-        let outcome = match deed {
-            Deed::Read(_) | Deed::ReadStrong => {
-                let written = memory.bytes_written(chunk);
-                if written & bytes != bytes {
-                    let address = chunk + u64::from((bytes & !written).trailing_zeros());
-                    let lane = lanes(lanes_of.2)
-                        .find(|&l| lanes_of.1[l] <= address && address < lanes_of.1[l] + 16)
-                        .unwrap_or(lanes_of.0);
-                    return Err(self.fault(
-                        719,
-                        warp,
-                        lane,
-                        format!("reads global address {address:#x}, which was never written (uninitialised; is a barrier missing?)"),
-                    ));
-                }
-                match deed {
-                    Deed::Read(constant) => memory.note_read(chunk, bytes, &who, constant),
-                    _ => Ok(()),
-                }
-            }
-            Deed::Write | Deed::WriteStrong => {
-                let outcome = memory.note_write(chunk, bytes, &who, deed == Deed::WriteStrong);
-                memory.mark_bytes(chunk, bytes);
-                outcome
-            }
+        let at = |bytes: u16| {
+            let address = chunk + u64::from(bytes.trailing_zeros());
+            let lane = lanes(mask).find(|&l| addresses[l] <= address && address < addresses[l] + 16);
+            (lane.unwrap_or(usize::from(touched.first)), address)
         };
+        if access.reads() {
+            let missing = touched.bytes & !memory.bytes_written(chunk);
+            if missing != 0 {
+                let (lane, address) = at(missing);
+                return Err(self.fault(
+                    719,
+                    warp,
+                    lane,
+                    format!("reads global address {address:#x}, which was never written (uninitialised; is a barrier missing?)"),
+                ));
+            }
+        }
+        let who = GlobalWho {
+            epoch: self.launch.epoch,
+            block: self.number,
+            warp: warp.index,
+            clocks: warp.clocks.as_ref().expect("a warp at work has clocks"),
+            far: &warp.far,
+            tells: self.launch.tells,
+        };
+        let outcome = memory.note(chunk, touched, access.deed(), &who);
+        if access.writes() {
+            memory.mark_bytes(chunk, touched.bytes);
+        }
         if let Err(conflict) = outcome {
-            return Err(self.conflict(warp, lanes_of.0, chunk + u64::from(bytes.trailing_zeros()), conflict));
+            let (lane, address) = at(conflict.bytes);
+            return Err(self.conflict(warp, lane, address, conflict));
         }
         Ok(())
     }
 
     #[cold]
-    fn conflict(&self, warp: &Warp, lane: usize, address: u64, conflict: Conflict) -> Box<Fault> {
-        let block = |number: u32| {
-            let [x, y, z] = super::warp::coordinates(number, self.launch.grid);
-            format!("block ({x}, {y}, {z})")
+    fn conflict(&self, warp: &Warp, lane: usize, address: u64, c: Conflict) -> Box<Fault> {
+        let place = |number: u32, [x, y, z]: [u32; 3]| {
+            let [a, b, c] = super::warp::coordinates(number, [x, y, z]);
+            format!("({a}, {b}, {c})")
         };
-        let what = match conflict {
-            Conflict::ReadOfWritten(b) => format!(
-                "race between blocks: reads global address {address:#x}, which {} of the same launch wrote",
-                block(b)
-            ),
-            Conflict::WriteOfRead(Some(b)) => format!(
-                "race between blocks: writes global address {address:#x}, which {} of the same launch read",
-                block(b)
-            ),
-            Conflict::WriteOfRead(None) => format!(
-                "race between blocks: writes global address {address:#x}, which other blocks of the same launch read"
-            ),
-            Conflict::WriteOfWritten(b) => format!(
-                "race between blocks: writes global address {address:#x}, which {} of the same launch wrote",
-                block(b)
-            ),
-            Conflict::ConstantOfWritten(b) => format!(
-                "ld.global.nc of global address {address:#x}, which {} of the same launch wrote",
-                block(b)
-            ),
-            Conflict::WriteOfConstant => format!(
-                "writes global address {address:#x}, which the same launch reads through ld.global.nc"
-            ),
+        let within = c.block == Some(self.number);
+        let who = match (c.block, c.thread) {
+            (Some(_), (Some(w), Some(l))) if within => {
+                format!("thread {}", place((w * 32 + l) as u32, self.launch.block))
+            }
+            (Some(_), (Some(w), None)) if within => format!("warp {w}"),
+            (Some(_), _) if within => "other warps".to_owned(),
+            (Some(b), _) => format!("block {}", place(b, self.launch.grid)),
+            (None, _) => "other blocks".to_owned(),
+        };
+        let did = if c.before.write { "wrote" } else { "read" };
+        let does = if c.now.write { "writes" } else { "reads" };
+        let what = if c.now.constant {
+            format!("ld.global.nc of global address {address:#x}, which {who} of the same launch wrote")
+        } else if c.before.constant {
+            format!("writes global address {address:#x}, which the same launch reads through ld.global.nc")
+        } else if within {
+            format!(
+                "race in global memory: {does} global address {address:#x}, which {who} {did} with no barrier between"
+            )
+        } else {
+            format!(
+                "race between blocks: {does} global address {address:#x}, which {who} of the same launch {did}"
+            )
         };
         self.fault(719, warp, lane, what)
     }
@@ -233,11 +262,12 @@ impl Block<'_> {
         }
     }
 
-    fn count_sectors(&mut self, addresses: &L64, mask: u32, size: usize, deed: Deed) {
+    fn count_sectors(&mut self, addresses: &L64, mask: u32, size: usize, access: Access) {
         let total = u64::from(mask.count_ones()) * size as u64;
-        match deed {
-            Deed::Read(_) | Deed::ReadStrong => self.counters.bytes_read += total,
-            _ => self.counters.bytes_written += total,
+        if access.writes() {
+            self.counters.bytes_written += total;
+        } else {
+            self.counters.bytes_read += total;
         }
         let (mut sectors, mut previous, mut rising) = (0u64, u64::MAX, true);
         let (mut distinct, mut last_address) = (0u64, u64::MAX);
@@ -394,30 +424,31 @@ impl Block<'_> {
         let mut addresses = self.addresses(warp, address);
         let size = num.size() * count;
         let mut data: Bytes = [[0; 16]; 32];
+        let mut watch = None;
         for (space, mask) in self.spaces(space, &mut addresses, mask) {
             if mask == 0 {
                 continue;
             }
             match space {
                 Space::Global | Space::Generic => {
-                    let deed = match order {
-                        Order::Weak => Deed::Read(false),
-                        Order::Constant => Deed::Read(true),
-                        _ => Deed::ReadStrong,
+                    let access = match order {
+                        Order::Weak => Access::Read,
+                        Order::Constant => Access::ReadConstant,
+                        _ => Access::ReadStrong,
                     };
-                    self.global(warp, &addresses, mask, size, deed)?;
+                    self.global(warp, &addresses, mask, size, access)?;
                     let memory = self.launch.memory;
                     for lane in lanes(mask) {
                         let from = memory.pointer(addresses[lane]);
                         // SAFETY: checked to be inside an allocation, which is inside the arena; other
                         // blocks that write it at the same time are reported as a race.
                         unsafe {
-                            match (deed, size) {
-                                (Deed::ReadStrong, 4) => {
+                            match (access, size) {
+                                (Access::ReadStrong, 4) => {
                                     let v = (*from.cast::<AtomicU32>()).load(Ordering::SeqCst);
                                     data[lane][..4].copy_from_slice(&v.to_le_bytes());
                                 }
-                                (Deed::ReadStrong, 8) => {
+                                (Access::ReadStrong, 8) => {
                                     let v = (*from.cast::<AtomicU64>()).load(Ordering::SeqCst);
                                     data[lane][..8].copy_from_slice(&v.to_le_bytes());
                                 }
@@ -425,10 +456,11 @@ impl Block<'_> {
                             }
                         }
                     }
-                    if deed == Deed::ReadStrong {
+                    if access == Access::ReadStrong {
                         for lane in lanes(mask) {
                             self.hear(warp, addresses[lane], order);
                         }
+                        watch = Some(addresses[mask.trailing_zeros() as usize]);
                     }
                 }
                 Space::Shared => {
@@ -495,7 +527,20 @@ impl Block<'_> {
                 }
             }
         }
+        if let Some(address) = watch {
+            self.watch(warp, mask, address, (size <= 4).then_some(d[0]));
+        }
         Ok(())
+    }
+
+    /// A warp that reads the same value again and again waits for others: it lets them go first.
+    pub(super) fn watch(&mut self, warp: &mut Warp, mask: u32, address: u64, d: Option<Slot>) {
+        let Some(d) = d else { return };
+        let value = warp.planes.r32.get(d as usize).map_or(0, |p| p[mask.trailing_zeros() as usize & 31]);
+        let (place, before, times) = warp.watched;
+        let again = place == address && before == value;
+        warp.watched = (address, value, if again { times + 1 } else { 0 });
+        self.yields |= again && times >= 4;
     }
 
     /// `st`.
@@ -532,11 +577,11 @@ impl Block<'_> {
             }
             match space {
                 Space::Global | Space::Generic => {
-                    let deed = if order == Order::Weak { Deed::Write } else { Deed::WriteStrong };
-                    self.global(warp, &addresses, mask, size, deed)?;
-                    if deed == Deed::WriteStrong {
+                    let access = if order == Order::Weak { Access::Write } else { Access::WriteStrong };
+                    self.global(warp, &addresses, mask, size, access)?;
+                    if access == Access::WriteStrong {
                         for lane in lanes(mask) {
-                            self.publish(warp, addresses[lane], order);
+                            self.publish(warp, addresses[lane], order, true);
                         }
                     }
                     let memory = self.launch.memory;
@@ -544,12 +589,12 @@ impl Block<'_> {
                         let to = memory.pointer(addresses[lane]);
                         // SAFETY: as for loads.
                         unsafe {
-                            match (deed, size) {
-                                (Deed::WriteStrong, 4) => {
+                            match (access, size) {
+                                (Access::WriteStrong, 4) => {
                                     let v = u32::from_le_bytes(data[lane][..4].try_into().expect("four"));
                                     (*to.cast::<AtomicU32>()).store(v, Ordering::SeqCst);
                                 }
-                                (Deed::WriteStrong, 8) => {
+                                (Access::WriteStrong, 8) => {
                                     let v = u64::from_le_bytes(data[lane][..8].try_into().expect("eight"));
                                     (*to.cast::<AtomicU64>()).store(v, Ordering::SeqCst);
                                 }

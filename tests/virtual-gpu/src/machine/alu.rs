@@ -97,7 +97,8 @@ impl Planes {
     /// One operation on 32-bit planes.
     pub fn a32(&mut self, k: K32, ftz: bool, sat: bool, d: Slot, s: [Slot; 3], mask: u32) {
         let i = |x: u32| x as i32;
-        let h = |x: u32| x as u16 as i16;
+        // A register of 16 bits may have come from a load that extended its sign.
+        let (h, w) = (|x: u32| x as u16 as i16, |x: u32| x & 0xffff);
         let narrow = |x: i32| x as u32 & 0xffff;
         match k {
             K32::Mov => self.map(d, s, mask, |a, _, _| a),
@@ -188,34 +189,20 @@ impl Planes {
             K32::MadWideU16 => {
                 self.map(d, s, mask, |a, b, c| (a & 0xffff).wrapping_mul(b & 0xffff).wrapping_add(c))
             }
-            K32::DivS16 => {
-                self.map(
-                    d,
-                    s,
-                    mask,
-                    |a, b, _| {
-                        if b == 0 { 0xffff } else { narrow(i32::from(h(a).wrapping_div(h(b)))) }
-                    },
-                )
-            }
-            K32::DivU16 => self.map(d, s, mask, |a, b, _| a.checked_div(b).unwrap_or(0xffff)),
-            K32::RemS16 => {
-                self.map(
-                    d,
-                    s,
-                    mask,
-                    |a, b, _| {
-                        if b == 0 { a } else { narrow(i32::from(h(a).wrapping_rem(h(b)))) }
-                    },
-                )
-            }
-            K32::RemU16 => self.map(d, s, mask, |a, b, _| a.checked_rem(b).unwrap_or(a)),
+            K32::DivS16 => self.map(d, s, mask, |a, b, _| {
+                if h(b) == 0 { 0xffff } else { narrow(i32::from(h(a).wrapping_div(h(b)))) }
+            }),
+            K32::DivU16 => self.map(d, s, mask, |a, b, _| w(a).checked_div(w(b)).unwrap_or(0xffff)),
+            K32::RemS16 => self.map(d, s, mask, |a, b, _| {
+                if h(b) == 0 { w(a) } else { narrow(i32::from(h(a).wrapping_rem(h(b)))) }
+            }),
+            K32::RemU16 => self.map(d, s, mask, |a, b, _| w(a).checked_rem(w(b)).unwrap_or(w(a))),
             K32::MinS16 => self.map(d, s, mask, |a, b, _| narrow(i32::from(h(a).min(h(b))))),
-            K32::MinU16 => self.map(d, s, mask, |a, b, _| a.min(b)),
+            K32::MinU16 => self.map(d, s, mask, |a, b, _| w(a).min(w(b))),
             K32::MaxS16 => self.map(d, s, mask, |a, b, _| narrow(i32::from(h(a).max(h(b))))),
-            K32::MaxU16 => self.map(d, s, mask, |a, b, _| a.max(b)),
+            K32::MaxU16 => self.map(d, s, mask, |a, b, _| w(a).max(w(b))),
             K32::Shl16 => self.map(d, s, mask, |a, b, _| if b > 15 { 0 } else { a << b & 0xffff }),
-            K32::ShrU16 => self.map(d, s, mask, |a, b, _| if b > 15 { 0 } else { a >> b }),
+            K32::ShrU16 => self.map(d, s, mask, |a, b, _| if b > 15 { 0 } else { w(a) >> b }),
             K32::ShrS16 => self.map(d, s, mask, |a, b, _| narrow(i32::from(h(a)) >> b.min(15))),
             K32::Neg16 => self.map(d, s, mask, |a, _, _| a.wrapping_neg() & 0xffff),
             K32::Not16 => self.map(d, s, mask, |a, _, _| !a & 0xffff),
@@ -244,7 +231,8 @@ impl Planes {
                 let q = f64::from(a) / f64::from(b);
                 n::to_f32(q, -(q.mul_add(f64::from(b), -f64::from(a))) * f64::from(b.signum()), r)
             }),
-            K32::FDivApprox => self.float(d, s, mask, ftz, sat, |a, b, _| n::coarse(a / b, APPROXIMATE)),
+            K32::FDivApprox => self.float(d, s, mask, ftz, sat, |a, b, _| n::divide(a, b)),
+            K32::FDivFull => self.float(d, s, mask, ftz, sat, |a, b, _| n::coarse(a / b, APPROXIMATE)),
             K32::FMin => self.float(d, s, mask, ftz, sat, |a, b, _| minimum(a, b)),
             K32::FMax => self.float(d, s, mask, ftz, sat, |a, b, _| -minimum(-a, -b)),
             K32::FMinNan => self.float(d, s, mask, ftz, sat, |a, b, _| {
@@ -289,14 +277,22 @@ impl Planes {
                     _ => v.is_subnormal(),
                 })
             }),
-            K32::Half(op, ty) => self.map(d, s, mask, |a, b, c| half(op, ty, ftz, a, b, c)),
+            K32::Half(op, ty) => self.map(d, s, mask, |a, b, c| half(op, ty, a, b, c)),
             K32::HalfTanh(ty) => {
                 self.map(d, s, mask, |a, _, _| {
                     halves(ty, [a, 0, 0], |v| f64::from(n::coarse((v[0] as f32).tanh(), 9)))
                 });
             }
             K32::HalfEx2(ty) => {
-                self.map(d, s, mask, |a, _, _| halves(ty, [a, 0, 0], |v| v[0].exp2()));
+                // That of bf16 flushes subnormals, whose power is 1 anyway, and results below 2^-126.
+                let least =
+                    if matches!(ty, HalfType::BF16 | HalfType::BF16x2) { 2f64.powi(-126) } else { 0.0 };
+                self.map(d, s, mask, |a, _, _| {
+                    halves(ty, [a, 0, 0], |v| {
+                        let power = f64::from(n::coarse(v[0].exp2() as f32, 9));
+                        if power < least { 0.0 } else { power }
+                    })
+                });
             }
         }
     }
@@ -352,9 +348,10 @@ impl Planes {
     pub fn compare(&self, cmp: Cmp, num: Num, ftz: bool, a: Slot, b: Slot) -> u32 {
         let (a, b) = (a as usize, b as usize);
         match num {
-            Num::U32 | Num::U16 | Num::U8 | Num::F16x2 | Num::BF16x2 => {
+            Num::U32 | Num::U8 | Num::F16x2 | Num::BF16x2 => {
                 lanes(cmp, |l| self.r32[a][l], |l| self.r32[b][l])
             }
+            Num::U16 => lanes(cmp, |l| self.r32[a][l] as u16, |l| self.r32[b][l] as u16),
             Num::S32 => lanes(cmp, |l| self.r32[a][l] as i32, |l| self.r32[b][l] as i32),
             Num::S16 | Num::S8 => lanes(cmp, |l| self.r32[a][l] as i16, |l| self.r32[b][l] as i16),
             Num::U64 => lanes(cmp, |l| self.r64[a][l], |l| self.r64[b][l]),
@@ -496,7 +493,7 @@ fn halves(ty: HalfType, s: [u32; 3], f: impl Fn([f64; 3]) -> f64) -> u32 {
     }
 }
 
-fn half(op: HalfOp, ty: HalfType, _ftz: bool, a: u32, b: u32, c: u32) -> u32 {
+fn half(op: HalfOp, ty: HalfType, a: u32, b: u32, c: u32) -> u32 {
     match op {
         HalfOp::Neg => {
             return a ^ if matches!(ty, HalfType::F16 | HalfType::BF16) { 0x8000 } else { 0x8000_8000 };
@@ -507,12 +504,12 @@ fn half(op: HalfOp, ty: HalfType, _ftz: bool, a: u32, b: u32, c: u32) -> u32 {
         _ => {}
     }
     halves(ty, [a, b, c], |[a, b, c]| match op {
-        HalfOp::Add => a + b,
-        HalfOp::Sub => a - b,
+        HalfOp::Add => n::sum_to_odd(a, b),
+        HalfOp::Sub => n::sum_to_odd(a, -b),
         HalfOp::Mul => a * b,
-        HalfOp::Fma => a * b + c,
+        HalfOp::Fma => n::sum_to_odd(a * b, c),
         HalfOp::FmaRelu => {
-            let r = a * b + c;
+            let r = n::sum_to_odd(a * b, c);
             if r < 0.0 { 0.0 } else { r }
         }
         HalfOp::Min => f64::from(minimum(a as f32, b as f32)),
@@ -521,14 +518,14 @@ fn half(op: HalfOp, ty: HalfType, _ftz: bool, a: u32, b: u32, c: u32) -> u32 {
             if a.is_nan() || b.is_nan() {
                 f64::NAN
             } else {
-                a.min(b)
+                f64::from(minimum(a as f32, b as f32))
             }
         }
         HalfOp::MaxNan => {
             if a.is_nan() || b.is_nan() {
                 f64::NAN
             } else {
-                a.max(b)
+                -f64::from(minimum(-a as f32, -b as f32))
             }
         }
         HalfOp::Neg | HalfOp::Abs => a,

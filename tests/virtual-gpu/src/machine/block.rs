@@ -2,12 +2,14 @@
 
 use super::global::Allocation;
 use super::launch::Launch;
+use super::order;
 use super::shared::Shared;
 use super::warp::{Frame, State, Warp, coordinates};
 use super::{Fault, Step};
 use crate::counters::Counters;
 use crate::ptx::ir::{BarKind, Op};
 use crate::ptx::lower::SHARED_BASE;
+use std::sync::Arc;
 
 /// A barrier of a block.
 #[derive(Clone, Copy, Default)]
@@ -49,10 +51,6 @@ pub struct Block<'a> {
     pub warps: Vec<Warp>,
     /// Its barriers.
     pub barriers: [Barrier; 16],
-    /// Its own time, as other blocks see it.
-    pub clock: u32,
-    /// What it knows of other blocks' times.
-    pub seen: Vec<u32>,
     /// What it did.
     pub counters: Counters,
     /// The allocation that was touched last.
@@ -61,6 +59,8 @@ pub struct Block<'a> {
     pub random: u64,
     /// A barrier that `bar.arrive` completed.
     pub arrived_last: Option<u32>,
+    /// Whether the running warp lets others go first.
+    pub yields: bool,
 }
 
 impl<'a> Block<'a> {
@@ -74,12 +74,11 @@ impl<'a> Block<'a> {
             shared: Shared::default(),
             warps: (0..count).map(|_| Warp::default()).collect(),
             barriers: [Barrier::default(); 16],
-            clock: 1,
-            seen: Vec::new(),
             counters: Counters::default(),
             last: None,
             random: 0,
             arrived_last: None,
+            yields: false,
         }
     }
 
@@ -90,8 +89,6 @@ impl<'a> Block<'a> {
         self.at = coordinates(number, launch.grid);
         self.shared.reset(launch.shared_size);
         self.barriers = [Barrier::default(); 16];
-        self.clock = 1;
-        self.seen.clear();
         let frame = Frame {
             grid: launch.grid,
             block: launch.block,
@@ -172,6 +169,13 @@ impl<'a> Block<'a> {
                 *have = (*have).max(new);
             }
         }
+        // What some learned of other blocks, all of them know now.
+        let mut far = self.warps[members[0]].far.clone();
+        for &w in &members[1..] {
+            if !Arc::ptr_eq(&far, &self.warps[w].far) {
+                order::join(Arc::make_mut(&mut far), &self.warps[w].far);
+            }
+        }
         let latest = joined.iter().copied().max().unwrap_or(0);
         if members.len() == count {
             joined.fill(latest);
@@ -187,6 +191,7 @@ impl<'a> Block<'a> {
             clocks.seen.copy_from_slice(&joined);
             clocks.seen[w] = latest + 1;
             clocks.settle(w);
+            warp.far = far.clone();
             if warp.state == State::Waiting(id) {
                 if let Op::Barrier { kind, d, .. } = &self.launch.kernel.code[warp.pc as usize].op {
                     let mask = warp.mask;

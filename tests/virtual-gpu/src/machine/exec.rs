@@ -20,6 +20,7 @@ fn special(k: K32) -> bool {
             | K32::FEx2
             | K32::FTanh
             | K32::FDivApprox
+            | K32::FDivFull
             | K32::HalfTanh(_)
             | K32::HalfEx2(_)
     )
@@ -123,8 +124,7 @@ impl Block<'_> {
                     (warp.mask, warp.pc) = (others, warp.pc + 1);
                     continue;
                 }
-                if let Op::Barrier { aligned, .. } = &code.op {
-                    let _ = aligned;
+                if let Op::Barrier { .. } = &code.op {
                     match self.arrive(warp, &code.op, mask) {
                         Ok(None) => continue,
                         Ok(Some(pause)) => break Ok(pause),
@@ -136,6 +136,9 @@ impl Block<'_> {
                 break Err(fault);
             }
             warp.pc += 1;
+            if std::mem::take(&mut self.yields) {
+                break Ok(Pause::Turn);
+            }
         };
         self.counters.instructions += count;
         self.counters.lane_instructions += lanes;
@@ -476,6 +479,7 @@ impl Block<'_> {
             | Op::WarpBarrier { .. }) => {
                 return self.warp_wide(warp, op, mask);
             }
+            Op::Yield => self.yields = true,
             Op::Nop
             | Op::Barrier { .. }
             | Op::Jump { .. }

@@ -1,16 +1,15 @@
-//! Device memory: one arena, allocations with gaps between them, and for every byte whether it was written
-//! and for every sixteen bytes which block touched them last.
+//! Device memory: one arena, allocations with gaps between them, for every byte whether it was written, and a
+//! place for the history of every sixteen bytes, of which it knows nothing more.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, RwLock};
+use super::history::{Chunk, Conflict, Deed, History, Touched, Who};
+use std::collections::BTreeMap;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 /// The first device address.
 pub const BASE: u64 = 0x7000_0000_0000;
 const ALIGN: u64 = 512;
 const GAP: u64 = 512;
-const STRIPES: usize = 1024;
-const MANY: u32 = 0xff_ffff;
 
 /// A piece of device memory that a program asked for.
 #[derive(Clone, Copy, Debug)]
@@ -23,119 +22,6 @@ pub struct Allocation {
     pub context: u64,
 }
 
-/// Which block touches memory, and what it knows of others.
-pub struct Who<'a> {
-    /// The launch, as the shadow counts them.
-    pub epoch: u16,
-    /// The block, numbered from 0.
-    pub block: u32,
-    /// The block's own time.
-    pub clock: u32,
-    /// What it knows to have happened, a time a block; empty if it knows nothing.
-    pub seen: &'a [u32],
-}
-
-impl Who<'_> {
-    fn knows(&self, block: u32, clock: u32) -> bool {
-        block == self.block || self.seen.get(block as usize).is_some_and(|&c| c >= clock)
-    }
-
-    fn knows_all(&self, clock: u32) -> bool {
-        !self.seen.is_empty()
-            && self.seen.iter().enumerate().all(|(b, &c)| c >= clock || b == self.block as usize)
-    }
-}
-
-/// How two blocks of a launch disturbed each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conflict {
-    /// Reads what the block wrote.
-    ReadOfWritten(u32),
-    /// Writes what the block read, or several did (`None`).
-    WriteOfRead(Option<u32>),
-    /// Writes what the block wrote.
-    WriteOfWritten(u32),
-    /// Reads through the constant path what the launch wrote.
-    ConstantOfWritten(u32),
-    /// Writes what the launch reads through the constant path.
-    WriteOfConstant,
-}
-
-/// The last accesses to some bytes in one launch.
-#[derive(Clone, Copy, Default)]
-struct Last {
-    writer: u32,
-    write_clock: u32,
-    write_epoch: u16,
-    strong: bool,
-    reader: u32,
-    read_clock: u32,
-    read_epoch: u16,
-    constant: bool,
-}
-
-impl Last {
-    fn read(&mut self, who: &Who<'_>, constant: bool) -> Result<(), Conflict> {
-        if self.write_epoch == who.epoch {
-            if constant {
-                return Err(Conflict::ConstantOfWritten(self.writer));
-            }
-            if !who.knows(self.writer, self.write_clock) {
-                return Err(Conflict::ReadOfWritten(self.writer));
-            }
-        }
-        if self.read_epoch != who.epoch {
-            (self.reader, self.read_clock, self.constant) = (who.block, who.clock, constant);
-            self.read_epoch = who.epoch;
-        } else {
-            let ordered = self.reader != MANY && who.knows(self.reader, self.read_clock);
-            self.reader = if ordered { who.block } else { MANY };
-            self.read_clock = self.read_clock.max(who.clock);
-            self.constant |= constant;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, who: &Who<'_>, strong: bool) -> Result<(), Conflict> {
-        if self.read_epoch == who.epoch {
-            if self.constant {
-                return Err(Conflict::WriteOfConstant);
-            }
-            if self.reader == MANY {
-                if !who.knows_all(self.read_clock) {
-                    return Err(Conflict::WriteOfRead(None));
-                }
-            } else if !who.knows(self.reader, self.read_clock) {
-                return Err(Conflict::WriteOfRead(Some(self.reader)));
-            }
-        }
-        if self.write_epoch == who.epoch
-            && !(strong && self.strong)
-            && !who.knows(self.writer, self.write_clock)
-        {
-            return Err(Conflict::WriteOfWritten(self.writer));
-        }
-        self.read_epoch = who.epoch.wrapping_sub(1);
-        (self.writer, self.write_clock, self.write_epoch) = (who.block, who.clock, who.epoch);
-        self.strong = strong;
-        Ok(())
-    }
-}
-
-/// The shadow of sixteen bytes. `write` and `read` hold epoch (16 bits), bytes (16), flags (8), block (24).
-struct Chunk {
-    write: AtomicU64,
-    read: AtomicU64,
-    clocks: AtomicU64,
-}
-
-const SPLIT: u64 = 1 << 24;
-const FLAG: u64 = 1 << 25;
-
-fn pack(epoch: u16, bytes: u16, flags: u64, block: u32) -> u64 {
-    u64::from(epoch) << 48 | u64::from(bytes) << 32 | flags | u64::from(block & MANY)
-}
-
 /// The device's memory.
 pub struct Global {
     data: *mut u8,
@@ -144,7 +30,7 @@ pub struct Global {
     arena: u64,
     limit: u64,
     state: RwLock<State>,
-    splits: Vec<Mutex<HashMap<u64, [Last; 8]>>>,
+    history: History,
     epoch: AtomicU32,
 }
 
@@ -177,6 +63,17 @@ fn map(bytes: u64) -> *mut u8 {
     at.cast()
 }
 
+/// Gives the whole pages between two offsets of a mapping back to the system: they read as zero afterwards.
+fn release(mapping: *mut u8, from: u64, to: u64) {
+    let (from, to) = (from.next_multiple_of(4096), to & !4095);
+    if to > from {
+        // SAFETY: whole pages inside our own mapping, of memory that was given back: nothing refers to them.
+        unsafe {
+            libc::madvise(mapping.add(from as usize).cast(), (to - from) as usize, libc::MADV_DONTNEED)
+        };
+    }
+}
+
 impl Global {
     /// Memory of `limit` bytes.
     pub fn new(limit: u64) -> Global {
@@ -189,7 +86,7 @@ impl Global {
             arena,
             limit,
             state: RwLock::new(State { next: ALIGN, ..State::default() }),
-            splits: (0..STRIPES).map(|_| Mutex::new(HashMap::new())).collect(),
+            history: History::default(),
             epoch: AtomicU32::new(0),
         }
     }
@@ -248,13 +145,11 @@ impl Global {
         let size = (allocation.end - allocation.start).next_multiple_of(ALIGN);
         state.used -= size;
         self.mark(allocation.start, size, false);
-        let (from, to) = ((address - BASE).next_multiple_of(4096), (address - BASE + size) & !4095);
-        if to > from {
-            // SAFETY: whole pages inside our own mapping, which nothing refers to any more.
-            unsafe {
-                libc::madvise(self.data.add(from as usize).cast(), (to - from) as usize, libc::MADV_DONTNEED)
-            };
-        }
+        let (from, to) = (address - BASE, address - BASE + size);
+        let chunk = size_of::<Chunk>() as u64;
+        release(self.data, from, to);
+        release(self.written.cast_mut().cast(), from / 8, to / 8);
+        release(self.shadow.cast_mut().cast(), from / 16 * chunk, to / 16 * chunk);
         true
     }
 
@@ -357,9 +252,7 @@ impl Global {
 
     /// A number for a new launch, never 0.
     pub fn begin_launch(&self) -> u16 {
-        for stripe in &self.splits {
-            stripe.lock().expect("shadow").clear();
-        }
+        self.history.clear();
         let epoch = self.epoch.fetch_add(1, Ordering::Relaxed) % 0xfffe + 1;
         if epoch == 1 && self.epoch.load(Ordering::Relaxed) > 1 {
             // The numbers begin again: forget the old ones.
@@ -370,117 +263,10 @@ impl Global {
         epoch as u16
     }
 
-    /// Notes that a block reads some of the sixteen bytes at `address`.
+    /// Notes an access to some of the sixteen bytes at `address`.
     #[inline(always)]
-    pub fn note_read(&self, address: u64, bytes: u16, who: &Who<'_>, constant: bool) -> Result<(), Conflict> {
+    pub fn note(&self, address: u64, touched: Touched, deed: Deed, who: &Who<'_>) -> Result<(), Conflict> {
         let offset = address - BASE;
-        let chunk = self.chunk(offset);
-        let (write, read) = (chunk.write.load(Ordering::SeqCst), chunk.read.load(Ordering::SeqCst));
-        let mine = read as u32 & MANY;
-        if (write >> 48) as u16 != who.epoch
-            && (read >> 48) as u16 == who.epoch
-            && (read >> 32) as u16 & bytes == bytes
-            && read & SPLIT == 0
-            && (mine == MANY || mine == who.block)
-            && (!constant || read & FLAG != 0)
-            && who.seen.is_empty()
-        {
-            return Ok(());
-        }
-        self.note(offset, bytes, Kind::Read { constant }, who)
+        self.history.note(self.chunk(offset), offset >> 4, touched, deed, who)
     }
-
-    /// Notes that a block writes some of the sixteen bytes at `address`; `strong` ones may meet each other.
-    #[inline(always)]
-    pub fn note_write(&self, address: u64, bytes: u16, who: &Who<'_>, strong: bool) -> Result<(), Conflict> {
-        self.note(address - BASE, bytes, Kind::Write { strong }, who)
-    }
-
-    fn note(&self, offset: u64, bytes: u16, kind: Kind, who: &Who<'_>) -> Result<(), Conflict> {
-        let chunk = self.chunk(offset);
-        let mut stripe = self.splits[(offset >> 4) as usize % STRIPES].lock().expect("shadow");
-        let (write, read) = (chunk.write.load(Ordering::SeqCst), chunk.read.load(Ordering::SeqCst));
-        let clocks = chunk.clocks.load(Ordering::Relaxed);
-        let (wrote, was_read) = ((write >> 48) as u16 == who.epoch, (read >> 48) as u16 == who.epoch);
-        let none = who.epoch.wrapping_sub(1);
-        let last = Last {
-            writer: write as u32 & MANY,
-            write_clock: (clocks >> 32) as u32,
-            write_epoch: none,
-            strong: write & FLAG != 0,
-            reader: read as u32 & MANY,
-            read_clock: clocks as u32,
-            read_epoch: none,
-            constant: read & FLAG != 0,
-        };
-        let write_bytes = if wrote { (write >> 32) as u16 } else { 0 };
-        let read_bytes = if was_read { (read >> 32) as u16 } else { 0 };
-        if !(was_read && read & SPLIT != 0) {
-            // Bytes whose history is one and the same stay together; a block alone with the sixteen does too.
-            let alone = (write_bytes == 0 || last.writer == who.block)
-                && (read_bytes == 0 || last.reader == who.block);
-            let same = (write_bytes == 0 || write_bytes == bytes) && (read_bytes == 0 || read_bytes == bytes);
-            if alone || same {
-                let mut next = last;
-                if write_bytes & bytes != 0 {
-                    next.write_epoch = who.epoch;
-                }
-                if read_bytes & bytes != 0 {
-                    next.read_epoch = who.epoch;
-                }
-                let read_flag = |l: &Last| if l.constant { FLAG } else { 0 };
-                match kind {
-                    Kind::Read { constant } => {
-                        next.read(who, constant)?;
-                        next.constant |= read_bytes != 0 && last.constant;
-                        let value = pack(who.epoch, read_bytes | bytes, read_flag(&next), next.reader);
-                        chunk.read.store(value, Ordering::SeqCst);
-                    }
-                    Kind::Write { strong } => {
-                        next.write(who, strong)?;
-                        let flag = if next.strong { FLAG } else { 0 };
-                        let value = pack(who.epoch, write_bytes | bytes, flag, next.writer);
-                        chunk.write.store(value, Ordering::SeqCst);
-                        if was_read {
-                            let value = pack(who.epoch, read_bytes & !bytes, read_flag(&last), last.reader);
-                            chunk.read.store(value, Ordering::SeqCst);
-                        }
-                    }
-                }
-                let clocks = u64::from(next.write_clock) << 32 | u64::from(next.read_clock);
-                chunk.clocks.store(clocks, Ordering::Relaxed);
-                return Ok(());
-            }
-            let mut parts = [last; 8];
-            for (n, part) in parts.iter_mut().enumerate() {
-                let two = 3u16 << (2 * n);
-                if write_bytes & two != 0 {
-                    part.write_epoch = who.epoch;
-                }
-                if read_bytes & two != 0 {
-                    part.read_epoch = who.epoch;
-                }
-            }
-            stripe.insert(offset >> 4, parts);
-            chunk.read.store(pack(who.epoch, 0xffff, SPLIT, MANY), Ordering::SeqCst);
-            chunk.write.store(pack(who.epoch, 0xffff, SPLIT, MANY), Ordering::SeqCst);
-        }
-        let parts = stripe.entry(offset >> 4).or_default();
-        for (n, part) in parts.iter_mut().enumerate() {
-            if bytes >> (2 * n) & 3 != 0 {
-                match kind {
-                    Kind::Read { constant } => part.read(who, constant)?,
-                    Kind::Write { strong } => part.write(who, strong)?,
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What [`Global::note`] notes.
-#[derive(Clone, Copy)]
-enum Kind {
-    Read { constant: bool },
-    Write { strong: bool },
 }

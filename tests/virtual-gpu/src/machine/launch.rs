@@ -6,8 +6,8 @@ use super::{Fault, Step};
 use crate::counters::Counters;
 use crate::ptx::ir::{Kernel, Op};
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A kernel with its arguments and its sizes.
@@ -42,8 +42,8 @@ pub struct Launch<'a> {
     pub limit: Duration,
     /// Whether blocks can tell each other anything: the kernel has fences, releases or acquires.
     pub tells: bool,
-    /// What blocks told each other through which address.
-    pub told: Mutex<HashMap<u64, Vec<u32>>>,
+    /// What warps told each other through which address.
+    pub told: Mutex<HashMap<u64, Arc<Vec<u32>>>>,
 }
 
 impl Launch<'_> {
@@ -154,7 +154,7 @@ impl Launch<'_> {
             let mut rounds = 0u32;
             while !block.round(100_000)? {
                 rounds += 1;
-                if rounds.is_multiple_of(64) {
+                if rounds.is_multiple_of(16) {
                     if stop.load(Ordering::Relaxed) {
                         return Ok(block.counters);
                     }

@@ -26,81 +26,88 @@ fn pair<const HALF: bool>(register: u32) -> [f32; 2] {
 }
 
 #[inline(always)]
-fn product<const HALF: bool>(a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
-    // Lanes 4g … 4g + 3 hold eight neighbours: of a row of A, of a column of B.
-    let mut rows = [[0f32; 16]; 16];
+fn step_of<const FUSED: bool>(sum: [f64; 8], left: f64, right: &[f64; 8]) -> [f64; 8] {
+    std::array::from_fn(|column| {
+        if FUSED { left.mul_add(right[column], sum[column]) } else { sum[column] + left * right[column] }
+    })
+}
+
+/// Cut off to the mantissa of an f32, which has 29 bits less.
+#[inline(always)]
+fn cut(sum: [f64; 8]) -> [f64; 8] {
+    std::array::from_fn(|i| f64::from_bits(sum[i].to_bits() & !0x1fff_ffff))
+}
+
+/// `FUSED`: the processor multiplies and adds in one step. As products are exact, it changes no bit.
+#[inline(always)]
+fn product<const HALF: bool, const FUSED: bool>(a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
+    // The halves of A's registers as they lie; row and column become register, half and lane below.
+    let mut left = [[[0f64; 32]; 2]; 4];
     for (i, register) in a.iter().enumerate() {
-        for (group, four) in register.chunks_exact(4).enumerate() {
-            let row = &mut rows[group + 8 * (i % 2)][8 * (i / 2)..][..8];
-            for quad in 0..4 {
-                row[2 * quad..2 * quad + 2].copy_from_slice(&pair::<HALF>(four[quad]));
-            }
-        }
+        left[i][0] = register.map(|word| f64::from(pair::<HALF>(word)[0]));
+        left[i][1] = register.map(|word| f64::from(pair::<HALF>(word)[1]));
     }
-    let mut columns = [[0f32; 16]; 8];
-    for (i, register) in b.iter().enumerate() {
-        for (column, four) in register.chunks_exact(4).enumerate() {
-            for quad in 0..4 {
-                columns[column][8 * i + 2 * quad..][..2].copy_from_slice(&pair::<HALF>(four[quad]));
-            }
-        }
-    }
+    // Even columns, then odd ones: so lie those of C, four lanes of one register and four of the next.
     let mut across = [[0f64; 8]; 16];
-    for k in 0..16 {
-        for column in 0..8 {
-            across[k][column] = f64::from(columns[column][k]);
+    for (i, register) in b.iter().enumerate() {
+        for quad in 0..4 {
+            let words: [u32; 8] = std::array::from_fn(|n| register[4 * (2 * (n % 4) + n / 4) + quad]);
+            across[8 * i + 2 * quad] = words.map(|word| f64::from(pair::<HALF>(word)[0]));
+            across[8 * i + 2 * quad + 1] = words.map(|word| f64::from(pair::<HALF>(word)[1]));
         }
     }
     let mut out = [[0; 32]; 4];
-    for row in 0..16 {
-        let (group, upper) = (row % 8, 2 * (row / 8));
-        let mut sum = [0f64; 8];
-        for quad in 0..4 {
-            sum[2 * quad] = f64::from(f32::from_bits(c[upper][4 * group + quad]));
-            sum[2 * quad + 1] = f64::from(f32::from_bits(c[upper + 1][4 * group + quad]));
-        }
+    // Four rows side by side, so that one addition need not wait for the one before; each in its own variable,
+    // which keeps them in registers.
+    for start in (0..16).step_by(4) {
+        let at = |n: usize| ((start + n) % 8, 2 * ((start + n) / 8));
+        let begin = |n: usize| -> [f64; 8] {
+            let (group, upper) = at(n);
+            std::array::from_fn(|i| f64::from(f32::from_bits(c[upper + i / 4][4 * group + i % 4])))
+        };
+        let (mut w, mut x, mut y, mut z) = (begin(0), begin(1), begin(2), begin(3));
         for step in (0..8 * b.len()).step_by(8) {
             for k in step..step + 8 {
-                let left = f64::from(rows[row][k]);
-                for column in 0..8 {
-                    sum[column] += left * across[k][column];
-                }
+                let four = &left[start / 8 + 2 * (k / 8)][k % 2][4 * (start % 8) + k % 8 / 2..][..13];
+                w = step_of::<FUSED>(w, four[0], &across[k]);
+                x = step_of::<FUSED>(x, four[4], &across[k]);
+                y = step_of::<FUSED>(y, four[8], &across[k]);
+                z = step_of::<FUSED>(z, four[12], &across[k]);
             }
-            for value in &mut sum {
-                // An f32 has 29 bits of mantissa less than an f64.
-                *value = f64::from_bits(value.to_bits() & !0x1fff_ffff);
-            }
+            (w, x, y, z) = (cut(w), cut(x), cut(y), cut(z));
         }
-        for quad in 0..4 {
-            out[upper][4 * group + quad] = canonical(sum[2 * quad] as f32).to_bits();
-            out[upper + 1][4 * group + quad] = canonical(sum[2 * quad + 1] as f32).to_bits();
+        for (n, sum) in [w, x, y, z].iter().enumerate() {
+            let (group, upper) = at(n);
+            let bits = sum.map(|v| canonical(v as f32).to_bits());
+            out[upper][4 * group..][..4].copy_from_slice(&bits[..4]);
+            out[upper + 1][4 * group..][..4].copy_from_slice(&bits[4..]);
         }
     }
     out
 }
 
 #[inline(always)]
-fn either(half: bool, a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
-    if half { product::<true>(a, b, c) } else { product::<false>(a, b, c) }
+fn either<const FUSED: bool>(half: bool, a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
+    if half { product::<true, FUSED>(a, b, c) } else { product::<false, FUSED>(a, b, c) }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma")]
 fn either_512(half: bool, a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
-    either(half, a, b, c)
+    either::<true>(half, a, b, c)
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 fn either_256(half: bool, a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
-    either(half, a, b, c)
+    either::<true>(half, a, b, c)
 }
 
 /// `D = A·B + C` of one warp; `a` has two registers for k = 8, four for k = 16, `b` one or two. The result
 /// does not depend on the instructions that this machine has: products are exact, and so is their order.
 pub fn mma(half: bool, a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
     #[cfg(target_arch = "x86_64")]
-    {
+    if is_x86_feature_detected!("fma") {
         let wide = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
@@ -114,7 +121,7 @@ pub fn mma(half: bool, a: &[&L32], b: &[&L32], c: [&L32; 4]) -> [L32; 4] {
             return unsafe { either_256(half, a, b, c) };
         }
     }
-    either(half, a, b, c)
+    either::<false>(half, a, b, c)
 }
 
 /// What `ldmatrix` hands each lane of one 8×8 matrix whose rows are the sixteen bytes in `rows`.

@@ -142,20 +142,27 @@ pub fn mul(a: f32, b: f32, round: Round) -> f32 {
     to_f32(f64::from(a) * f64::from(b), 0.0, round)
 }
 
-/// `a * b + c`, rounded once.
-#[inline]
-pub fn fma(a: f32, b: f32, c: f32, round: Round) -> f32 {
-    let (s, r) = two_sum(f64::from(a) * f64::from(b), f64::from(c));
-    if round != Round::Nearest {
-        return to_f32(s, r, round);
-    }
-    // Rounding to odd in f64 makes the second rounding right.
+/// `a + b` rounded to odd, which makes a second rounding to fewer bits right.
+#[inline(always)]
+pub fn sum_to_odd(a: f64, b: f64) -> f64 {
+    let (s, r) = two_sum(a, b);
     let bits = s.to_bits();
     if r != 0.0 && bits & 1 == 0 && s.is_finite() {
         let away = (r > 0.0) == (s > 0.0);
-        return f64::from_bits(if away { bits | 1 } else { bits.wrapping_sub(1) }) as f32;
+        return f64::from_bits(if away { bits | 1 } else { bits.wrapping_sub(1) });
     }
-    s as f32
+    s
+}
+
+/// `a * b + c`, rounded once.
+#[inline]
+pub fn fma(a: f32, b: f32, c: f32, round: Round) -> f32 {
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    if round != Round::Nearest {
+        let (s, r) = two_sum(product, c);
+        return to_f32(s, r, round);
+    }
+    sum_to_odd(product, c) as f32
 }
 
 /// Keeps `stored` bits of the mantissa, to nearest: what an approximate instruction is good for.
@@ -168,6 +175,15 @@ pub fn coarse(value: f32, stored: u32) -> f32 {
     }
     let half = (1u32 << (drop - 1)) - 1 + (bits >> drop & 1);
     f32::from_bits((bits + half) >> drop << drop)
+}
+
+/// `div.approx`: a product with the divisor's reciprocal, which is zero above 2^126.
+#[inline(always)]
+pub fn divide(a: f32, b: f32) -> f32 {
+    if b.is_finite() && b.abs() > 2f32.powi(126) {
+        return coarse(a * 0f32.copysign(b), APPROXIMATE);
+    }
+    coarse(a / b, APPROXIMATE)
 }
 
 /// Bits that `ex2`, `rcp`, `lg2` and their like keep: errors up to 2^-22.
@@ -229,6 +245,7 @@ pub fn convert(bits: u64, c: Conversion) -> u64 {
                 _ => v,
             };
         }
+        let v = if c.sat { v.clamp(0, 1) } else { v };
         match c.to {
             Num::F64 => (v as f64).to_bits(),
             Num::F32 => {

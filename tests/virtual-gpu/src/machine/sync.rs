@@ -1,4 +1,4 @@
-//! Warp-wide operations, barriers, fences, and the end of asynchronous copies.
+//! Warp-wide operations, barriers, and the end of asynchronous copies.
 
 use super::Step;
 use super::alu::blend32;
@@ -245,40 +245,5 @@ impl Block<'_> {
         }
         warp.copies = kept;
         result
-    }
-
-    /// A fence: what was heard is known, and what is known may be told.
-    pub fn fence(&mut self, warp: &mut Warp) {
-        if self.launch.blocks() < 2 || !self.launch.tells {
-            return;
-        }
-        let heard = std::mem::take(&mut warp.heard);
-        self.learn(&heard);
-        warp.heard = heard;
-        warp.heard.clear();
-        warp.fenced = Some(self.tell());
-    }
-
-    /// Learns what another block knew.
-    pub fn learn(&mut self, heard: &[u32]) {
-        if heard.is_empty() {
-            return;
-        }
-        self.seen.resize(self.launch.blocks() as usize, 0);
-        let mut latest = 0;
-        for (have, &new) in self.seen.iter_mut().zip(heard) {
-            *have = (*have).max(new);
-            latest = latest.max(*have);
-        }
-        self.clock = self.clock.max(latest + 1);
-    }
-
-    /// What this block knows, itself included; later accesses are not covered.
-    pub fn tell(&mut self) -> Vec<u32> {
-        let mut out = self.seen.clone();
-        out.resize(self.launch.blocks() as usize, 0);
-        out[self.number as usize] = self.clock;
-        self.clock += 1;
-        out
     }
 }

@@ -1,7 +1,7 @@
 //! Atomics and what they tell other blocks; asynchronous copies; `ldmatrix`.
 
 use super::Step;
-use super::access::{Deed, copy_in, lanes};
+use super::access::{Access, copy_in, lanes};
 use super::block::Block;
 use super::shared::{Act, wavefronts};
 use super::warp::{Copy, Warp};
@@ -11,43 +11,6 @@ use crate::ptx::parse::Space;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 impl Block<'_> {
-    /// What a strong read of `address` tells this block of others.
-    pub(super) fn hear(&mut self, warp: &mut Warp, address: u64, order: Order) {
-        if self.launch.blocks() < 2 {
-            return;
-        }
-        let told = self.launch.told.lock().expect("what blocks told").get(&address).cloned();
-        if let Some(told) = told {
-            if matches!(order, Order::Acquire | Order::AcquireRelease) {
-                self.learn(&told);
-            } else {
-                warp.heard.resize(told.len(), 0);
-                for (have, &new) in warp.heard.iter_mut().zip(&told) {
-                    *have = (*have).max(new);
-                }
-            }
-        }
-    }
-
-    /// What a strong write to `address` tells others of this block.
-    pub(super) fn publish(&mut self, warp: &Warp, address: u64, order: Order) {
-        if self.launch.blocks() < 2 || !self.launch.tells {
-            return;
-        }
-        let news = if matches!(order, Order::Release | Order::AcquireRelease) {
-            Some(self.tell())
-        } else {
-            warp.fenced.clone()
-        };
-        if let Some(news) = news {
-            let mut told = self.launch.told.lock().expect("what blocks told");
-            let have = told.entry(address).or_insert_with(|| vec![0; news.len()]);
-            for (have, &new) in have.iter_mut().zip(&news) {
-                *have = (*have).max(new);
-            }
-        }
-    }
-
     /// `atom` and `red`.
     pub fn atomic(
         &mut self,
@@ -71,11 +34,7 @@ impl Block<'_> {
             }
             match space {
                 Space::Global | Space::Generic => {
-                    // An atomic reads and writes: both must be allowed.
-                    let counters = self.counters;
-                    self.global(warp, &addresses, mask, size, Deed::ReadStrong)?;
-                    self.counters = counters;
-                    self.global(warp, &addresses, mask, size, Deed::WriteStrong)?;
+                    self.global(warp, &addresses, mask, size, Access::Atomic)?;
                 }
                 Space::Shared => {
                     self.shared_access(warp, &addresses, mask, size, Act::Atomic)?;
@@ -108,7 +67,7 @@ impl Block<'_> {
                     self.shared.data[at..at + size].copy_from_slice(&step(old).to_le_bytes()[..size]);
                     old
                 } else {
-                    self.publish(warp, addresses[lane], order);
+                    self.publish(warp, addresses[lane], order, false);
                     let at = self.launch.memory.pointer(addresses[lane]);
                     // SAFETY: inside an allocation and aligned, both checked above.
                     let old = unsafe {
@@ -143,6 +102,7 @@ impl Block<'_> {
                 }
             }
         }
+        self.watch(warp, mask, addresses[mask.trailing_zeros() as usize & 31], d);
         Ok(())
     }
 
@@ -186,7 +146,7 @@ impl Block<'_> {
             lanes(mask & ignored).for_each(|lane| wanted[lane] = 0);
         }
         let full = lanes(mask).filter(|&l| wanted[l] == size).fold(0, |m, l| m | 1 << l);
-        self.global(warp, &from, full, size, Deed::Read(false))?;
+        self.global(warp, &from, full, size, Access::Read)?;
         for lane in lanes(mask) {
             copy.data[lane] = [0; 16];
             if wanted[lane] == size {
@@ -204,7 +164,7 @@ impl Block<'_> {
                 for byte in 0..wanted[lane] {
                     let mut one = from;
                     one[lane] += byte as u64;
-                    self.global(warp, &one, 1 << lane, 1, Deed::Read(false))?;
+                    self.global(warp, &one, 1 << lane, 1, Access::Read)?;
                     // SAFETY: as for loads.
                     copy.data[lane][byte] = unsafe { *self.launch.memory.pointer(one[lane]) };
                 }

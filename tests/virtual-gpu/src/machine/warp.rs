@@ -3,6 +3,7 @@
 use super::alu::{L32, Planes};
 use super::shared::Clocks;
 use crate::ptx::ir::{Kernel, Special};
+use std::sync::Arc;
 
 /// Lanes at the same place.
 #[derive(Clone, Copy, Debug)]
@@ -72,10 +73,14 @@ pub struct Warp {
     pub local: Vec<u8>,
     /// Which of its bytes were written.
     pub local_written: Vec<bool>,
-    /// What the block had seen at the last fence.
-    pub fenced: Option<Vec<u32>>,
-    /// What was read of others since the last fence.
+    /// What it knows of all warps of the launch, block after block; empty if nothing.
+    pub far: Arc<Vec<u32>>,
+    /// What it knew at its last fence.
+    pub fenced: Option<Arc<Vec<u32>>>,
+    /// What it read of others since its last fence.
     pub heard: Vec<u32>,
+    /// The address and the value that it read last of memory that others write, and how often in a row.
+    pub watched: (u64, u32, u32),
     /// Buffers of copies, kept for the next ones.
     pub spare: Vec<Copy>,
 }
@@ -134,8 +139,10 @@ impl Warp {
         self.clocks = Some(Clocks::new(warps, index));
         self.spare.append(&mut self.copies);
         self.groups = [0; 32];
+        self.far = Arc::default();
         self.fenced = None;
         self.heard.clear();
+        self.watched = (0, 0, 0);
         for &(slot, special) in &kernel.specials {
             self.planes.r32[slot as usize] =
                 std::array::from_fn(|lane| special_value(special, frame, first + lane as u32, lane as u32));

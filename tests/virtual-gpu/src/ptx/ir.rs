@@ -180,6 +180,7 @@ pub enum K32 {
     FFma(Round),
     FDiv(Round),
     FDivApprox,
+    FDivFull,
     FMin,
     FMax,
     FMinNan,
@@ -603,7 +604,6 @@ pub enum Op {
     },
     Barrier {
         kind: BarKind,
-        aligned: bool,
         id: Slot,
         count: Option<Slot>,
         d: Slot,
@@ -611,6 +611,7 @@ pub enum Op {
         negated: bool,
     },
     Fence,
+    Yield,
     Nop,
     Jump {
         to: u32,

@@ -19,7 +19,7 @@ struct Mods<'a> {
 
 fn round(part: &str) -> Option<Round> {
     Some(match part {
-        "rn" | "rni" | "rna" => Round::Nearest,
+        "rn" | "rni" => Round::Nearest,
         "rz" | "rzi" => Round::Zero,
         "rm" | "rmi" => Round::Down,
         "rp" | "rpi" => Round::Up,
@@ -48,13 +48,51 @@ fn mods<'a>(parts: &[&'a str]) -> Option<Mods<'a>> {
             "full" => out.full = true,
             "NaN" => out.nan = true,
             "relu" => out.relu = true,
+            // Rounding to an integer is for conversions; said twice, it is a word that nobody knows.
             part => match round(part) {
-                Some(r) => out.round = Some(r),
-                None => out.words.push(part),
+                Some(r) if out.round.is_none() && !part.ends_with('i') => out.round = Some(r),
+                _ => out.words.push(part),
             },
         }
     }
     Some(out)
+}
+
+impl Mods<'_> {
+    /// Whether every modifier means something to the instruction `name`: one that is passed over in silence
+    /// would compute something else than a card.
+    fn fit(&self, name: &str) -> bool {
+        let Mods { round, ftz, sat, approx, full, nan, relu, .. } = *self;
+        let ways = u32::from(round.is_some()) + u32::from(approx) + u32::from(full);
+        let only = |may_ftz: bool, may_sat: bool| (may_ftz || !ftz) && (may_sat || !sat);
+        match (self.num, name) {
+            (Num::F32, "add" | "sub" | "mul" | "fma" | "mad") => !approx && !full && !nan && !relu,
+            (Num::F32, "div") => ways == 1 && only(true, false) && !nan && !relu,
+            (Num::F32, "rcp" | "sqrt") => ways == 1 && !full && only(true, false) && !nan && !relu,
+            (Num::F32, "rsqrt" | "sin" | "cos" | "lg2" | "ex2") => {
+                approx && ways == 1 && only(true, false) && !nan && !relu
+            }
+            (Num::F32, "min" | "max") => ways == 0 && only(true, false) && !relu,
+            (Num::F32, "abs" | "neg") => ways == 0 && only(true, false) && !nan && !relu,
+            (Num::F64, "add" | "sub" | "mul" | "fma" | "mad" | "div" | "rcp" | "sqrt") => {
+                !approx && !full && only(false, false) && !nan && !relu
+            }
+            (Num::F16 | Num::F16x2 | Num::BF16 | Num::BF16x2, "fma") => {
+                ways == 1 && round.is_some() && only(false, false) && !nan
+            }
+            (Num::F16 | Num::F16x2 | Num::BF16 | Num::BF16x2, "add" | "sub" | "mul") => {
+                !approx && !full && only(false, false) && !nan && !relu
+            }
+            (Num::F16 | Num::F16x2 | Num::BF16 | Num::BF16x2, "min" | "max") => {
+                ways == 0 && only(false, false) && !relu
+            }
+            // `tanh` of every width; `ex2` of bf16 always flushes subnormals, and is written so.
+            (_, "tanh") => approx && ways == 1 && only(false, false) && !nan && !relu,
+            (Num::F16 | Num::F16x2, "ex2") => approx && ways == 1 && only(false, false) && !nan && !relu,
+            (Num::BF16 | Num::BF16x2, "ex2") => approx && ways == 1 && ftz && !sat && !nan && !relu,
+            _ => ways == 0 && only(false, false) && !nan && !relu,
+        }
+    }
 }
 
 fn half(num: Num) -> Option<HalfType> {
@@ -65,6 +103,14 @@ fn half(num: Num) -> Option<HalfType> {
         Num::BF16x2 => HalfType::BF16x2,
         _ => return None,
     })
+}
+
+/// An immediate of 16 bits is kept zero extended, as registers of 16 bits are.
+fn narrow(num: Num, arg: &Arg) -> Arg {
+    match arg {
+        Arg::Int(v) if num.size() == 2 => Arg::Int(i128::from(*v as u16)),
+        arg => arg.clone(),
+    }
 }
 
 fn compare(word: &str) -> Option<(Cmp, bool)> {
@@ -97,14 +143,15 @@ impl Lower<'_> {
     pub(super) fn alu(&mut self, i: &Instruction, parts: &[&str]) -> Result<bool> {
         let args = &i.args;
         match parts[0] {
-            "mov" => return self.mov(i, parts).map(|()| true),
+            "mov" if parts.len() == 2 => return self.mov(i, parts).map(|()| true),
             "setp" => return self.setp(i, &parts[1..]).map(|()| true),
             "cvt" => return self.cvt(i, &parts[1..]).map(|()| true),
-            "selp" => {
+            "selp" if parts.len() == 2 => {
                 let num = Num::parse(parts[1]).ok_or("type")?;
                 let class = num.class();
                 let d = self.write(class, &args[0])?;
-                let (mut a, mut b) = (self.read(class, &args[1])?, self.read(class, &args[2])?);
+                let (a, b) = (narrow(num, &args[1]), narrow(num, &args[2]));
+                let (mut a, mut b) = (self.read(class, &a)?, self.read(class, &b)?);
                 let (p, negated) = self.pred(&args[3])?;
                 if negated {
                     std::mem::swap(&mut a, &mut b);
@@ -114,18 +161,21 @@ impl Lower<'_> {
             }
             "set" => {
                 // set.cmp.dtype.stype d, a, b: all ones, or 1.0 for a float.
-                let (to, front) = (parts[parts.len() - 2], &parts[1..parts.len() - 2]);
+                let [_, front @ .., to, _] = parts else { return Err("types".into()) };
+                if !matches!(*to, "u32" | "s32" | "f32") {
+                    return Err(format!("type '{to}' is not supported"));
+                }
                 let p = self.fresh(Class::Pred);
                 let mut inner = front.to_vec();
                 inner.push(parts[parts.len() - 1]);
                 self.compare_into(p, None, &args[1..], &inner)?;
                 let d = self.write(Class::R32, &args[0])?;
-                let one = if to == "f32" { 1f32.to_bits() } else { u32::MAX };
+                let one = if *to == "f32" { 1f32.to_bits() } else { u32::MAX };
                 let (one, zero) = (self.constant32(one), self.constant32(0));
                 self.emit_silent(Op::Select { class: Class::R32, d, a: one, b: zero, p });
                 return Ok(true);
             }
-            "and" | "or" | "xor" | "not" if parts[1] == "pred" => {
+            "and" | "or" | "xor" | "not" if parts[1..] == ["pred"] => {
                 let k = match parts[0] {
                     "and" => Bool::And,
                     "or" => Bool::Or,
@@ -138,7 +188,7 @@ impl Lower<'_> {
                 self.emit(Op::Pred { k, d, a, b, not_a, not_b });
                 return Ok(true);
             }
-            "lop3" => {
+            "lop3" if parts[1..] == ["b32"] => {
                 let d = self.write(Class::R32, &args[0])?;
                 let s = [self.read32(&args[1])?, self.read32(&args[2])?, self.read32(&args[3])?];
                 let Arg::Int(lut) = args[4] else { return Err("a table was expected".into()) };
@@ -170,7 +220,7 @@ impl Lower<'_> {
                 self.three32(k, args, false, false)?;
                 return Ok(true);
             }
-            "bfi" => {
+            "bfi" if matches!(parts[1..], ["b32" | "b64"]) => {
                 let wide = parts[1] == "b64";
                 let class = if wide { Class::R64 } else { Class::R32 };
                 let d = self.write(class, &args[0])?;
@@ -179,7 +229,7 @@ impl Lower<'_> {
                 self.emit(if wide { Op::Bfi64 { d, a, b, c, e } } else { Op::Bfi32 { d, a, b, c, e } });
                 return Ok(true);
             }
-            "bfe" => {
+            "bfe" if matches!(parts[1..], ["u32" | "s32" | "u64" | "s64"]) => {
                 let num = Num::parse(parts[1]).ok_or("type")?;
                 if num.size() == 8 {
                     let (d, a) = (self.write(Class::R64, &args[0])?, self.read64(&args[1])?);
@@ -191,8 +241,13 @@ impl Lower<'_> {
                 return Ok(true);
             }
             "popc" | "clz" | "bfind" | "brev" => {
-                let num = Num::parse(parts[parts.len() - 1]).ok_or("type")?;
-                let shift = parts.contains(&"shiftamt");
+                let (shift, ty) = match (parts[0], &parts[1..]) {
+                    ("bfind", ["shiftamt", ty @ ("u32" | "s32" | "u64" | "s64")]) => (true, ty),
+                    ("bfind", [ty @ ("u32" | "s32" | "u64" | "s64")]) => (false, ty),
+                    ("popc" | "clz" | "brev", [ty @ ("b32" | "b64")]) => (false, ty),
+                    _ => return Err("instruction not supported".into()),
+                };
+                let num = Num::parse(ty).ok_or("type")?;
                 let k = match (parts[0], num.signed(), shift) {
                     ("popc", ..) => K32::Popc,
                     ("clz", ..) => K32::Clz,
@@ -252,6 +307,9 @@ impl Lower<'_> {
             _ => {}
         }
         let Some(m) = mods(&parts[1..]) else { return Ok(false) };
+        if !m.fit(parts[0]) {
+            return Ok(false);
+        }
         if matches!(parts[0], "mul" | "add" | "sub") && m.num == Num::F32 && m.round.is_none() {
             self.kernel.bare_float.get_or_insert((i.line, i.op.clone()));
         }
@@ -295,7 +353,8 @@ impl Lower<'_> {
             "sub" => K32::FSub(r),
             "mul" => K32::FMul(r),
             "fma" | "mad" => K32::FFma(r),
-            "div" if m.approx || m.full => K32::FDivApprox,
+            "div" if m.approx => K32::FDivApprox,
+            "div" if m.full => K32::FDivFull,
             "div" => K32::FDiv(r),
             "min" if m.nan => K32::FMinNan,
             "max" if m.nan => K32::FMaxNan,
@@ -447,14 +506,15 @@ impl Lower<'_> {
             ("shr", []) => pick(K32::ShrS16, K32::ShrU16),
             _ => return Ok(false),
         };
-        // Immediates of 16 bits are kept zero extended, as registers are.
         let args: Vec<Arg> = i
             .args
             .iter()
             .enumerate()
             .map(|(n, a)| match a {
-                Arg::Int(v) if !(matches!(name, "shl" | "shr") && n == 2) => Arg::Int(i128::from(*v as u16)),
-                a => a.clone(),
+                // The distance of a shift has 32 bits, as has what a wide product is added to.
+                a if matches!(name, "shl" | "shr") && n == 2 => a.clone(),
+                a if m.words == ["wide"] && n == 3 => a.clone(),
+                a => narrow(m.num, a),
             })
             .collect();
         self.three32(k, &args, false, false)?;
@@ -512,7 +572,7 @@ impl Lower<'_> {
             _ => {
                 let class = num.class();
                 let d = self.write(class, to)?;
-                let s = self.read(class, from)?;
+                let s = self.read(class, &narrow(num, from))?;
                 match class {
                     Class::R64 => self.a64(K64::Mov, d, [s, 0, 0]),
                     _ => self.a32(K32::Mov, d, [s, 0, 0]),
@@ -588,11 +648,16 @@ impl Lower<'_> {
         let (mut cmp, mut kind, mut ftz) = (None, None, false);
         for part in &parts[..parts.len() - 1] {
             match *part {
-                "and" => kind = Some(Bool::And),
-                "or" => kind = Some(Bool::Or),
-                "xor" => kind = Some(Bool::Xor),
-                "ftz" => ftz = true,
-                part => cmp = Some(compare(part).ok_or_else(|| format!("comparison '{part}'"))?),
+                "and" if kind.is_none() => kind = Some(Bool::And),
+                "or" if kind.is_none() => kind = Some(Bool::Or),
+                "xor" if kind.is_none() => kind = Some(Bool::Xor),
+                "ftz" if num == Num::F32 => ftz = true,
+                part => {
+                    let this = compare(part).ok_or_else(|| format!("comparison '{part}'"))?;
+                    if cmp.replace(this).is_some() {
+                        return Err("two comparisons".into());
+                    }
+                }
             }
         }
         let (cmp, unsigned) = cmp.ok_or("no comparison")?;
@@ -607,11 +672,8 @@ impl Lower<'_> {
         if matches!(num, Num::F16x2 | Num::BF16x2) {
             return Err("a comparison of pairs is not supported".into());
         }
-        let narrow = |arg: &Arg| match arg {
-            Arg::Int(v) if num.size() == 2 => Arg::Int(i128::from(*v as u16)),
-            arg => arg.clone(),
-        };
-        let (a, b) = (self.read(num.class(), &narrow(&args[0]))?, self.read(num.class(), &narrow(&args[1]))?);
+        let (a, b) = (narrow(num, &args[0]), narrow(num, &args[1]));
+        let (a, b) = (self.read(num.class(), &a)?, self.read(num.class(), &b)?);
         let join = match (kind, args.get(2)) {
             (Some(kind), Some(arg)) => {
                 let (p, negated) = self.pred(arg)?;
@@ -636,6 +698,7 @@ impl Lower<'_> {
                 "ftz" => ftz = true,
                 "sat" => sat = true,
                 "relu" => relu = true,
+                part if rounded => return Err(format!("modifier '.{part}' is not supported")),
                 part => {
                     r = round(part).ok_or_else(|| format!("modifier '.{part}' is not supported"))?;
                     rounded = true;
@@ -646,7 +709,21 @@ impl Lower<'_> {
         if !rounded && !to.float() {
             r = Round::Zero;
         }
-        if matches!(to, Num::F16x2 | Num::BF16x2) {
+        let pairs = |num| matches!(num, Num::F16x2 | Num::BF16x2);
+        let small = |num| matches!(num, Num::F16 | Num::BF16) || pairs(num);
+        // Rounding to integers is for integers, and for floats that keep their size.
+        let integral = if to.float() { from.float() && to.size() == from.size() } else { from.float() };
+        if (rounded && to_integer && !integral)
+            || (rounded && !to_integer && !to.float())
+            || (ftz && from != Num::F32 && to != Num::F32)
+            || (relu && !(from == Num::F32 && small(to)))
+            || (relu && sat)
+            || pairs(from)
+            || (pairs(to) && (from != Num::F32 || !rounded || to_integer || ftz || sat))
+        {
+            return Err("instruction not supported".into());
+        }
+        if pairs(to) {
             let [d, hi, lo] = &i.args[..] else { return Err("three operands were expected".into()) };
             let d = self.write(Class::R32, d)?;
             let (hi, lo) = (self.read32(hi)?, self.read32(lo)?);

@@ -4,27 +4,20 @@ use super::ir::{Address, AtomicOp, BarKind, Class, K32, K64, Num, Op, Order, Shf
 use super::lower::{Lower, Result, Symbol};
 use super::parse::{Arg, Instruction, Space};
 
-/// Modifiers of loads and stores that change speed only.
+/// Modifiers of loads, stores and copies that change speed only.
 fn hint(part: &str) -> bool {
     part.starts_with("L1::")
         || part.starts_with("L2::")
-        || matches!(
-            part,
-            "ca" | "cg"
-                | "cs"
-                | "cv"
-                | "lu"
-                | "wb"
-                | "wt"
-                | "level"
-                | "gpu"
-                | "cta"
-                | "sys"
-                | "cluster"
-                | "uni"
-                | "weak"
-                | "noftz"
-        )
+        || matches!(part, "ca" | "cg" | "cs" | "cv" | "lu" | "wb" | "wt")
+}
+
+/// Whether a scope reaches other blocks; `None` if it is no scope.
+fn scope(part: &str) -> Option<bool> {
+    match part {
+        "cta" => Some(false),
+        "gpu" | "sys" | "cluster" => Some(true),
+        _ => None,
+    }
 }
 
 fn space(part: &str) -> Option<Space> {
@@ -43,6 +36,29 @@ fn order(part: &str) -> Option<Order> {
         "acquire" => Order::Acquire,
         "release" => Order::Release,
         "acq_rel" => Order::AcquireRelease,
+        "weak" => Order::Weak,
+        "nc" => Order::Constant,
+        _ => return None,
+    })
+}
+
+/// What an order with a scope is worth to other blocks: within the own block only, it tells them nothing.
+fn reach(order: Order, far: bool) -> Order {
+    if far || matches!(order, Order::Weak | Order::Constant) { order } else { Order::Relaxed }
+}
+
+fn atomic_op(part: &str) -> Option<AtomicOp> {
+    Some(match part {
+        "add" => AtomicOp::Add,
+        "and" => AtomicOp::And,
+        "or" => AtomicOp::Or,
+        "xor" => AtomicOp::Xor,
+        "min" => AtomicOp::Min,
+        "max" => AtomicOp::Max,
+        "inc" => AtomicOp::Inc,
+        "dec" => AtomicOp::Dec,
+        "exch" => AtomicOp::Exch,
+        "cas" => AtomicOp::Cas,
         _ => return None,
     })
 }
@@ -60,38 +76,36 @@ struct Access {
     order: Order,
     num: Num,
     lanes: usize,
-    constant: bool,
 }
 
 fn access(parts: &[&str]) -> Result<Access> {
-    let mut out =
-        Access { space: Space::Generic, order: Order::Weak, num: Num::U32, lanes: 1, constant: false };
-    let mut typed = false;
-    for part in parts {
-        if let Some(space) = space(part) {
-            out.space = space;
-            // Constant memory can't be written by a kernel at all.
+    let [front @ .., ty] = parts else { return Err("no type".into()) };
+    let num = Num::parse(ty).ok_or_else(|| format!("type '{ty}' is not supported"))?;
+    let (mut at, mut order_, mut lanes, mut far) = (None, None, None, None);
+    for part in front {
+        // Each may be said once.
+        let again = if let Some(space) = space(part) {
+            at.replace(space).is_some()
         } else if let Some(order) = order(part) {
-            out.order = order;
-        } else if let Some(num) = Num::parse(part) {
-            (out.num, typed) = (num, true);
+            order_.replace(order).is_some()
+        } else if let Some(reach) = scope(part) {
+            far.replace(reach).is_some()
+        } else if let Some(count) = [("v2", 2), ("v4", 4)].iter().find(|(name, _)| name == part) {
+            lanes.replace(count.1).is_some()
         } else {
-            match *part {
-                "nc" => out.constant = true,
-                "v2" => out.lanes = 2,
-                "v4" => out.lanes = 4,
-                part if hint(part) => {}
-                part => return Err(format!("modifier '.{part}' is not supported")),
-            }
+            !hint(part)
+        };
+        if again {
+            return Err(format!("modifier '.{part}' is not supported"));
         }
     }
-    if !typed {
-        return Err("no type that is supported".into());
+    let order = reach(order_.unwrap_or(Order::Weak), far.unwrap_or(true));
+    let constant = front.contains(&"const") || at == Some(Space::Param);
+    let ordered = constant && order != Order::Weak;
+    if ordered || (order == Order::Constant && at != Some(Space::Global)) {
+        return Err("such an order of this memory is not supported".into());
     }
-    if out.constant {
-        out.order = Order::Constant;
-    }
-    Ok(out)
+    Ok(Access { space: at.unwrap_or(Space::Generic), order, num, lanes: lanes.unwrap_or(1) })
 }
 
 impl Lower<'_> {
@@ -99,7 +113,7 @@ impl Lower<'_> {
     pub(super) fn memory(&mut self, i: &Instruction, parts: &[&str]) -> Result<bool> {
         let rest = &parts[1..];
         match parts[0] {
-            "ld" | "ldu" => self.load(i, rest)?,
+            "ld" => self.load(i, rest)?,
             "st" => self.store(i, rest)?,
             "atom" | "red" => self.atomic(i, rest, parts[0] == "atom")?,
             "cp" => self.copy(i, rest)?,
@@ -109,21 +123,24 @@ impl Lower<'_> {
             "vote" => self.vote(i, rest)?,
             "match" => self.matching(i, rest)?,
             "redux" => self.redux(i, rest)?,
-            "activemask" => {
+            "activemask" if rest == ["b32"] => {
                 let d = self.write(Class::R32, &i.args[0])?;
                 self.emit(Op::ActiveMask { d });
             }
             "bar" | "barrier" => self.barrier(i, rest, parts[0] == "bar")?,
             "membar" | "fence" => {
-                if rest.contains(&"proxy") || rest.iter().any(|p| p.starts_with("mbarrier")) {
-                    return Err("instruction not supported".into());
-                }
-                self.emit(Op::Fence);
+                let far = match (parts[0], rest) {
+                    ("membar", [scope @ ("cta" | "gl" | "sys")]) => *scope != "cta",
+                    ("fence", [reach]) if scope(reach).is_some() => scope(reach) == Some(true),
+                    ("fence", ["sc" | "acq_rel", reach]) if scope(reach).is_some() => {
+                        scope(reach) == Some(true)
+                    }
+                    _ => return Err("instruction not supported".into()),
+                };
+                self.emit(if far { Op::Fence } else { Op::Nop });
             }
-            "prefetch" | "prefetchu" | "griddepcontrol" | "nanosleep" | "pmevent" | "discard"
-            | "applypriority" => {
-                self.emit(Op::Nop);
-            }
+            "nanosleep" if rest == ["u32"] => self.emit(Op::Yield),
+            "prefetch" | "prefetchu" | "pmevent" | "applypriority" => self.emit(Op::Nop),
             "cvta" => self.cvta(i, rest)?,
             _ => return Ok(false),
         }
@@ -144,6 +161,9 @@ impl Lower<'_> {
 
     fn load(&mut self, i: &Instruction, parts: &[&str]) -> Result<()> {
         let a = access(parts)?;
+        if matches!(a.order, Order::Release | Order::AcquireRelease) {
+            return Err("a load does not release".into());
+        }
         let (Some(to), Some(from)) = (i.args.first(), i.args.get(1)) else { return Err("operands".into()) };
         let to = items(to);
         if to.len() != a.lanes {
@@ -164,7 +184,11 @@ impl Lower<'_> {
                     }
                 } else if let Some(Symbol::KernelParam(param)) = self.symbol(name) {
                     let (d, narrow) = self.destination(a.num, to)?;
-                    self.emit(Op::Param { num: a.num, d, offset: param + at as u32 });
+                    let at = i64::from(param) + at;
+                    if at < 0 || at as usize + a.num.size() > self.kernel.param_size {
+                        return Err(format!("{} bytes at offset {at} of the arguments", a.num.size()));
+                    }
+                    self.emit(Op::Param { num: a.num, d, offset: at as u32 });
                     self.widen(a.num, d, narrow);
                 } else {
                     return Err(format!("no parameter '{name}'"));
@@ -178,8 +202,7 @@ impl Lower<'_> {
         for (lane, to) in to.iter().enumerate() {
             (d[lane], narrow[lane]) = self.destination(a.num, to)?;
         }
-        let order = if parts[0] == "const" { Order::Weak } else { a.order };
-        self.emit(Op::Load { space: a.space, num: a.num, lanes: a.lanes as u8, d, address, order });
+        self.emit(Op::Load { space: a.space, num: a.num, lanes: a.lanes as u8, d, address, order: a.order });
         for lane in 0..a.lanes {
             self.widen(a.num, d[lane], narrow[lane]);
         }
@@ -217,6 +240,9 @@ impl Lower<'_> {
 
     fn store(&mut self, i: &Instruction, parts: &[&str]) -> Result<()> {
         let a = access(parts)?;
+        if matches!(a.order, Order::Acquire | Order::AcquireRelease | Order::Constant) {
+            return Err("a store does not acquire".into());
+        }
         let (Some(to), Some(from)) = (i.args.first(), i.args.get(1)) else { return Err("operands".into()) };
         let from = items(from);
         if from.len() != a.lanes {
@@ -256,34 +282,40 @@ impl Lower<'_> {
     }
 
     fn atomic(&mut self, i: &Instruction, parts: &[&str], returns: bool) -> Result<()> {
-        let (mut at, mut order_, mut op, mut num) = (Space::Generic, Order::Relaxed, None, None);
-        for part in parts {
-            if let Some(space) = space(part) {
-                at = space;
+        let [front @ .., ty] = parts else { return Err("no type".into()) };
+        let num = Num::parse(ty).ok_or_else(|| format!("type '{ty}' is not supported"))?;
+        let (mut at, mut order_, mut op, mut far) = (None, None, None, None);
+        for part in front {
+            let again = if let Some(space) = space(part) {
+                at.replace(space).is_some()
             } else if let Some(order) = order(part) {
-                order_ = order;
-            } else if let Some(n) = Num::parse(part) {
-                num = Some(n);
+                order_.replace(order).is_some() || matches!(order, Order::Weak | Order::Constant)
+            } else if let Some(reach) = scope(part) {
+                far.replace(reach).is_some()
+            } else if let Some(this) = atomic_op(part) {
+                op.replace(this).is_some()
             } else {
-                op = match *part {
-                    "add" => Some(AtomicOp::Add),
-                    "and" => Some(AtomicOp::And),
-                    "or" => Some(AtomicOp::Or),
-                    "xor" => Some(AtomicOp::Xor),
-                    "min" => Some(AtomicOp::Min),
-                    "max" => Some(AtomicOp::Max),
-                    "inc" => Some(AtomicOp::Inc),
-                    "dec" => Some(AtomicOp::Dec),
-                    "exch" => Some(AtomicOp::Exch),
-                    "cas" => Some(AtomicOp::Cas),
-                    part if hint(part) => op,
-                    part => return Err(format!("modifier '.{part}' is not supported")),
-                };
+                !part.starts_with("L2::")
+            };
+            if again {
+                return Err(format!("modifier '.{part}' is not supported"));
             }
         }
-        let (Some(op), Some(num)) = (op, num) else { return Err("no operation or type".into()) };
-        if num.size() < 4 && op != AtomicOp::Cas {
-            return Err("a 16-bit atomic is not supported".into());
+        let order = reach(order_.unwrap_or(Order::Relaxed), far.unwrap_or(true));
+        let at = at.unwrap_or(Space::Generic);
+        if matches!(at, Space::Local | Space::Param) {
+            return Err("an atomic operation on this memory is not supported".into());
+        }
+        let op = op.ok_or("no operation")?;
+        let fits = match op {
+            AtomicOp::Add => matches!(num, Num::U32 | Num::S32 | Num::U64 | Num::S64 | Num::F32 | Num::F64),
+            AtomicOp::Min | AtomicOp::Max => matches!(num, Num::U32 | Num::S32 | Num::U64 | Num::S64),
+            AtomicOp::Inc | AtomicOp::Dec => num == Num::U32,
+            AtomicOp::Cas => matches!(num, Num::U16 | Num::U32 | Num::U64),
+            _ => matches!(num, Num::U32 | Num::U64),
+        };
+        if !fits {
+            return Err("an atomic operation of this type is not supported".into());
         }
         let skip = usize::from(returns);
         let d = if returns && !matches!(&i.args[0], Arg::Name(n) if n == "_") {
@@ -297,7 +329,7 @@ impl Lower<'_> {
         if at != Space::Shared {
             self.kernel.ordered |= d.is_some() || num.float();
         }
-        self.emit(Op::Atomic { space: at, op, num, d, address, b, c, order: order_ });
+        self.emit(Op::Atomic { space: at, op, num, d, address, b, c, order });
         Ok(())
     }
 
@@ -310,7 +342,7 @@ impl Lower<'_> {
                 self.emit(Op::CpAsyncWait { keep: *keep as u32, all: false });
             }
             ["async", "ca" | "cg", "shared" | "shared::cta", "global", rest @ ..]
-                if rest.iter().all(|p| hint(p)) =>
+                if rest.iter().all(|p| p.starts_with("L2::")) =>
             {
                 let to = self.address(&i.args[0])?;
                 let from = self.address(&i.args[1])?;
@@ -336,17 +368,20 @@ impl Lower<'_> {
     }
 
     fn ldmatrix(&mut self, i: &Instruction, parts: &[&str]) -> Result<()> {
-        let (mut count, mut trans) = (0, false);
-        for part in parts {
-            match *part {
-                "x1" => count = 1,
-                "x2" => count = 2,
-                "x4" => count = 4,
-                "trans" => trans = true,
-                "sync" | "aligned" | "m8n8" | "shared" | "shared::cta" | "b16" => {}
-                part => return Err(format!("modifier '.{part}' is not supported")),
-            }
-        }
+        let ["sync", "aligned", "m8n8", count, middle @ .., "b16"] = parts else {
+            return Err("instruction not supported".into());
+        };
+        let count = match *count {
+            "x1" => 1,
+            "x2" => 2,
+            "x4" => 4,
+            part => return Err(format!("modifier '.{part}' is not supported")),
+        };
+        let trans = match middle {
+            ["shared" | "shared::cta"] => false,
+            ["trans", "shared" | "shared::cta"] => true,
+            _ => return Err("instruction not supported".into()),
+        };
         let to = items(&i.args[0]);
         if to.len() != count {
             return Err("the vector has another length than the opcode says".into());
@@ -461,15 +496,11 @@ impl Lower<'_> {
 
     fn redux(&mut self, i: &Instruction, parts: &[&str]) -> Result<()> {
         let ["sync", op, ty] = parts else { return Err("instruction not supported".into()) };
-        let op = match *op {
-            "add" => AtomicOp::Add,
-            "min" => AtomicOp::Min,
-            "max" => AtomicOp::Max,
-            "and" => AtomicOp::And,
-            "or" => AtomicOp::Or,
-            "xor" => AtomicOp::Xor,
-            _ => return Err("instruction not supported".into()),
+        let op = match (*op, *ty) {
+            ("add" | "min" | "max", "u32" | "s32") | ("and" | "or" | "xor", "b32") => atomic_op(op),
+            _ => None,
         };
+        let op = op.ok_or("instruction not supported")?;
         let signed = match *ty {
             "s32" => true,
             "u32" | "b32" => false,
@@ -483,21 +514,19 @@ impl Lower<'_> {
     }
 
     fn barrier(&mut self, i: &Instruction, parts: &[&str], bar: bool) -> Result<()> {
-        if parts.contains(&"cluster") {
-            return Err("instruction not supported".into());
-        }
-        if parts.first() == Some(&"warp") {
+        if bar && parts == ["warp", "sync"] {
             let members = self.read32(&i.args[0])?;
             self.emit(Op::WarpBarrier { members });
             return Ok(());
         }
-        let aligned = bar || parts.contains(&"aligned");
-        let kind = match parts {
-            ["sync", ..] | ["cta", "sync", ..] => BarKind::Sync,
-            ["arrive", ..] | ["cta", "arrive", ..] => BarKind::Arrive,
-            ["red", "popc", ..] | ["cta", "red", "popc", ..] => BarKind::Popc,
-            ["red", "and", ..] | ["cta", "red", "and", ..] => BarKind::And,
-            ["red", "or", ..] | ["cta", "red", "or", ..] => BarKind::Or,
+        // Whether the warp must come as one makes no difference: it has to come whole anyway.
+        let plain: Vec<&str> = parts.iter().copied().filter(|p| !matches!(*p, "cta" | "aligned")).collect();
+        let kind = match plain[..] {
+            ["sync"] => BarKind::Sync,
+            ["arrive"] => BarKind::Arrive,
+            ["red", "popc", "u32"] => BarKind::Popc,
+            ["red", "and", "pred"] => BarKind::And,
+            ["red", "or", "pred"] => BarKind::Or,
             _ => return Err("instruction not supported".into()),
         };
         let (mut d, mut p, mut negated) = (0, 0, false);
@@ -513,20 +542,22 @@ impl Lower<'_> {
             Some(arg) => Some(self.read32(arg)?),
             None => None,
         };
-        self.emit(Op::Barrier { kind, aligned, id, count, d, p, negated });
+        self.emit(Op::Barrier { kind, id, count, d, p, negated });
         Ok(())
     }
 
     /// `cvta`: global addresses are generic ones already, local ones too; shared ones get their window.
     fn cvta(&mut self, i: &Instruction, parts: &[&str]) -> Result<()> {
-        let to = parts.first() == Some(&"to");
-        let shared = parts.iter().any(|p| matches!(*p, "shared" | "shared::cta"));
-        if parts.iter().any(|p| p.starts_with("param")) {
-            return Err("generic addresses of parameters are not supported".into());
-        }
-        if parts.contains(&"u32") {
-            return Err("addresses of 32 bits are not supported".into());
-        }
+        let (to, space) = match parts {
+            ["to", space, "u64"] => (true, *space),
+            [space, "u64"] => (false, *space),
+            _ => return Err("instruction not supported".into()),
+        };
+        let shared = match space {
+            "shared" | "shared::cta" => true,
+            "global" | "local" | "const" => false,
+            _ => return Err(format!("generic addresses of '.{space}' are not supported")),
+        };
         let d = self.write(Class::R64, &i.args[0])?;
         let a = self.read64(&i.args[1])?;
         if !shared {

@@ -206,6 +206,7 @@ impl Op {
             Op::CpAsyncCommit
             | Op::CpAsyncWait { .. }
             | Op::Fence
+            | Op::Yield
             | Op::Nop
             | Op::Jump { .. }
             | Op::Exit
