@@ -28,7 +28,8 @@ __device__ inline void number_rows(uint32_t* numbers, const CellArguments& argum
     __syncthreads();
 }
 
-template <class Storage, Cell kCell, int kStates, int kTile>
+// `kKeep`: z is kept for the way back.
+template <class Storage, Cell kCell, int kStates, int kTile, bool kKeep>
 __device__ inline void cell_forward(const CellArguments& arguments) {
     using Element = typename Storage::Element;
     constexpr int kGates = gates_of(kCell, kStates);
@@ -68,7 +69,8 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
         if constexpr (kCell == Cell::Lstm) {
 #pragma unroll
             for (int n = 0; n < kStates; ++n) {
-                const uint32_t from = kStates == 2 ? numbers[n * kTile + row] : out;
+                const uint32_t stage_row = kKeep && arguments.c_in_local ? start + row : out;
+                const uint32_t from = kStates == 2 ? numbers[n * kTile + row] : stage_row;
                 c_in[n] = *reinterpret_cast<const float4*>(arguments.c_in + size_t(from) * units + unit);
             }
         }
@@ -88,7 +90,21 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
             h[e] = apply_gates<kCell, kStates, Storage::kCoarse>(acc_of_unit, b_of_unit, c_of_unit, c[e]);
         }
         if constexpr (kCell == Cell::Lstm) {
-            *reinterpret_cast<float4*>(arguments.c_out + size_t(out) * units + unit) = make_float4(c[0], c[1], c[2], c[3]);
+            const uint32_t to = kKeep && arguments.c_out_local ? start + row : out;
+            *reinterpret_cast<float4*>(arguments.c_out + size_t(to) * units + unit) = make_float4(c[0], c[1], c[2], c[3]);
+        }
+        if constexpr (kKeep) {
+            auto* z_row = static_cast<Element*>(arguments.z) + size_t(start + row) * (Storage::kPlanes * kGates * units);
+#pragma unroll
+            for (int gate = 0; gate < kGates; ++gate) {
+                const float* b_of_gate = reinterpret_cast<const float*>(&b[gate]);
+                float sum[4];
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    sum[e] = __fadd_rn(acc[gate][e], b_of_gate[e]);
+                }
+                Storage::store4(z_row + gate * units + unit, kGates * units, sum);
+            }
         }
         const uint32_t to = arguments.h_local ? start + row : out;
         Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);

@@ -47,6 +47,39 @@ __device__ inline void pack_weights(const PackArguments& arguments) {
                    plane, w);
 }
 
+// Weights for the way back: k is a column of W, gate after gate, each padded; the columns are the inputs, in blocks of
+// `kGroups` groups of 32.
+template <class Storage, int kGroups>
+__device__ inline void pack_transposed_weights(const PackArguments& arguments) {
+    const uint32_t stride = Storage::stride(kGroups);
+    const uint32_t units = divide_up(arguments.units, 16) * 16;
+    const uint32_t stages = divide_up(arguments.gates * units, kStageK);
+    const uint64_t thread = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    const uint32_t column = thread % stride;
+    const uint64_t k_row = thread / stride;
+    const uint32_t k_in_stage = k_row % kStageK, stage = k_row / kStageK % stages;
+    const uint64_t block = k_row / kStageK / stages;
+    if (block >= divide_up(arguments.segments * arguments.padded, kGroups * kBlockUnits)) {
+        return;
+    }
+    const uint32_t k = stage * kStageK + k_in_stage;
+    const uint32_t gate = k / units, unit = k % units;
+    uint32_t group, input_of_group;
+    float w = 0.0f;
+    if (find_column<Storage>(kGroups, column, group, input_of_group)) {
+        const uint64_t input = (block * kGroups + group) * kBlockUnits + input_of_group;
+        const uint64_t segment = input / arguments.padded, in_segment = input % arguments.padded;
+        if (gate < arguments.gates && unit < arguments.units && segment < arguments.segments && in_segment < arguments.segment) {
+            const size_t row = segment * arguments.segment + in_segment;
+            w = arguments.w[(row * arguments.gates + gate) * arguments.units + unit];
+        }
+    }
+    const size_t plane = size_t(kStageK) * stride;
+    Storage::store(static_cast<typename Storage::Element*>(arguments.packed) +
+                       (block * stages + stage) * Storage::kPlanes * plane + k_in_stage * stride + column,
+                   plane, w);
+}
+
 __device__ inline void pack_bias_of(const PackBiasArguments& arguments) {
     const uint32_t padded = divide_up(arguments.units, kBlockUnits) * kBlockUnits;
     const uint32_t thread = blockIdx.x * blockDim.x + threadIdx.x;

@@ -18,7 +18,7 @@ using Storage = Ffma;
     extern "C" __global__ void name(const __grid_constant__ Arguments arguments) { __VA_ARGS__(arguments); }
 #define LAYER(name, cell, states, tile)                                                                    \
     extern "C" __global__ void __launch_bounds__(kThreads, 2) name(const __grid_constant__ CellArguments arguments) { \
-        cell_forward<Storage, cell, states, tile>(arguments);                                              \
+        cell_forward<Storage, cell, states, tile, false>(arguments);                                              \
     }
 #define LAYERS(tile)                                   \
     LAYER(leaf_lstm_##tile, Cell::Lstm, 0, tile)       \
@@ -33,8 +33,8 @@ LAYERS(64)
 LAYERS(128)
 #endif
 
-KERNEL(tokens_lstm, TokensArguments, tokens_forward<Storage, Cell::Lstm>)
-KERNEL(tokens_rnn, TokensArguments, tokens_forward<Storage, Cell::Rnn>)
+KERNEL(tokens_lstm, TokensArguments, tokens_forward<Storage, Cell::Lstm, false>)
+KERNEL(tokens_rnn, TokensArguments, tokens_forward<Storage, Cell::Rnn, false>)
 KERNEL(input, InputArguments, store_input<Storage>)
 KERNEL(pack, PackArguments, pack_weights<Storage>)
 KERNEL(pack_bias, PackBiasArguments, pack_bias_of)

@@ -5,7 +5,7 @@
 #include "common/gates.cuh"
 #include "common/storage.cuh"
 
-template <class Storage, Cell kCell>
+template <class Storage, Cell kCell, bool kKeep>
 __device__ inline void tokens_forward(const TokensArguments& arguments) {
     using Element = typename Storage::Element;
     constexpr int kGates = gates_of(kCell, 0);
@@ -30,7 +30,7 @@ __device__ inline void tokens_forward(const TokensArguments& arguments) {
     const Element* weights = static_cast<const Element*>(arguments.weights) +
                              (size_t(unit / kBlockUnits) * stages + k / kStageK) * Storage::kPlanes * plane +
                              k % kStageK * kStride;
-    float h[4], c[4];
+    float h[4], c[4], z[kGates][4];
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
         float acc[kGates], b[kGates];
@@ -39,8 +39,16 @@ __device__ inline void tokens_forward(const TokensArguments& arguments) {
             const int column = Storage::column(kGates, gate, unit % kBlockUnits + e);
             acc[gate] = known ? Storage::load(weights + column, plane) : __int_as_float(0x7fffffff);
             b[gate] = arguments.bias[gate * unit_blocks * kBlockUnits + unit + e];
+            z[gate][e] = __fadd_rn(acc[gate], b[gate]);
         }
         h[e] = apply_gates<kCell, 0, Storage::kCoarse>(acc, b, nullptr, c[e]);
+    }
+    if constexpr (kKeep) {
+        auto* z_row = static_cast<Element*>(arguments.z) + size_t(row) * (Storage::kPlanes * kGates * units) + unit;
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) {
+            Storage::store4(z_row + gate * units, kGates * units, z[gate]);
+        }
     }
     const size_t out = size_t(arguments.out[entry]) * arguments.width + lane;
     if constexpr (kCell == Cell::Lstm) {

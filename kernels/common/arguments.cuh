@@ -22,6 +22,76 @@ struct CellArguments {
     uint32_t units;        // H rounded up to 16
     uint32_t segment;      // length of one input, rounded up to 16: K = segment * inputs
     uint32_t h_local;      // whether h_out is the buffer between two stages of a step
+    // Of a pass with a way back only:
+    void* z;               // [rows, gates * units], kept
+    uint32_t c_in_local;   // whether c_in is that of a stage, [rows, units]
+    uint32_t c_out_local;  // whether c_out is
+};
+
+// What the gates of a layer need on the way back.
+struct GatesBackward {
+    void* z;               // [rows, gates * units]; becomes dz
+    const float* c_in;     // merge: c of the slots; unary: [rows, units]
+    const uint32_t* left;
+    const uint32_t* right;
+    float* dc;             // unary: [rows, units], gradient of its input's c; what a later layer left there is read first
+    float* dc_places;      // merge: [merge rows, 2 * units], gradients of the states' c
+    uint32_t width, first, rows, units;
+};
+
+// A layer's gates after the gradients of its state were gathered from those who read it.
+struct GatherArguments {
+    GatesBackward gates;
+    const float* h_places;         // [merge rows, 2 * units]
+    const float* c_places;
+    const uint32_t* reader_starts; // of each slot in `readers`
+    const uint32_t* readers;       // 2 * merge + side
+    const uint32_t* output_of;     // of each slot, its output plus 1, or 0
+    const float* d_hidden;         // [lanes * outputs, hidden_size]
+    uint32_t slot;                 // of the list's first entry
+    uint32_t outputs, hidden_size;
+};
+
+// dz of a layer times its weights transposed: the gradient of its input.
+struct TransposedArguments {
+    const void* dz;        // [rows, k]
+    const void* weights;   // transposed and packed, see pack.cuh
+    uint32_t k;            // gates * units
+    uint32_t columns;      // padded inputs
+    GatesBackward gates;   // of the layer before
+    float* h_places;       // merge: [rows, columns]; of these rows
+    float* d_input;        // leaf: [lanes * count, input size]; is added to
+    uint32_t count, input_size;
+};
+
+// dW of a layer: inputs transposed times dz, rows cut into chunks.
+struct WeightGradientArguments {
+    const void* input;      // rows of [segment]: h of slots, [rows, units] of a stage, or dense input
+    const uint32_t* left;   // null: row r, or, with `count`, lane * count + entry
+    const uint32_t* right;
+    const void* dz;         // [rows, n]
+    float* w;               // [chunks, segments * segment, n]
+    float* b;               // [chunks, n]
+    uint32_t width, rows, count, segment, segments, n;
+    uint32_t chunk;         // rows of a chunk, a multiple of 2048
+};
+
+// dW of the leaf of tokens: the sum of the dz of a token's rows.
+struct TokenGradientArguments {
+    const uint32_t* tokens; // [lanes * count]
+    const void* dz;         // [rows, n]
+    float* w;               // [chunks, vocabulary, n]
+    float* b;               // [chunks, n]
+    uint32_t width, rows, count, vocabulary, n, chunk;
+};
+
+// The sum over chunks, in their order, added to the gradient of W and b.
+struct ReduceArguments {
+    const float* partial_w; // [chunks, segments * padded, gates * units]
+    const float* partial_b; // [chunks, gates * units]
+    float* w;               // [segments * segment, gates * hidden_size]
+    float* b;               // [gates * hidden_size]
+    uint32_t chunks, segments, segment, padded, gates, units, hidden_size;
 };
 
 // The leaf by lookup of a token's row of W.
@@ -34,6 +104,7 @@ struct TokensArguments {
     const uint32_t* out;
     uint32_t* bad;          // becomes the least input row whose token is not below `vocabulary`
     uint32_t width, count, rows, units, vocabulary;
+    void* z;                // [rows, gates * units], kept for a way back
 };
 
 // Dense input as rows of the storage: of every lane the entries from `first`, `chunk` of them.

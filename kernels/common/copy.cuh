@@ -1,4 +1,5 @@
-// Global to shared memory without passing through registers, 16 bytes a thread at a time, in groups that are waited for.
+// Global to shared memory without passing through registers, 16 bytes a thread at a time, in groups that are waited for;
+// and shared memory to registers, 16 bytes at a time.
 #pragma once
 #include <cstdint>
 
@@ -24,4 +25,11 @@ __device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "
 template <int kPending>
 __device__ inline void wait_groups() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+__device__ inline void load_shared(float* x, uint32_t from) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                 : "r"(from)
+                 : "memory");
 }

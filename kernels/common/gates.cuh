@@ -1,5 +1,5 @@
-// The cell: from z = acc + b of all gates to the state. Every operation says how it rounds, so that a compiler's choice of
-// what to fuse cannot make two kernels differ.
+// The cell: from z = acc + b of all gates to the state, and back from the state's gradient to that of z. Every operation
+// says how it rounds, so that a compiler's choice of what to fuse cannot make two kernels differ.
 //
 //   c = sigma(i) tanh(g) + sum_n sigma(f_n) c_n        h = sigma(o) tanh(c)         gates in the order i g o f_1 .. f_N
 //   RNN: h = relu(z), the leaf h = z
@@ -44,5 +44,37 @@ __device__ inline float apply_gates(const float* acc, const float* b, const floa
         const float z = __fadd_rn(acc[0], b[0]);
         c = 0.0f;
         return kStates > 0 && z < 0.0f ? 0.0f : z; // NaN stays
+    }
+}
+
+// The way back, one unit: from z and the c of the states, given the gradients of h and c, to dz and, in `dc_in`, to the
+// gradients of the states' c. The activations are computed again: a 16-bit sigma of 0.999 would be 1, its derivative 0.
+//
+//   dc += dh sigma(o) (1 - tanh(c)^2)      do = dh tanh(c) sigma'(o)      df_n = dc c_n sigma'(f_n)     dc_n = dc sigma(f_n)
+//   di = dc tanh(g) sigma'(i)              dg = dc sigma(i) (1 - tanh(g)^2)
+template <Cell kCell, int kStates, bool kCoarse>
+__device__ inline void gates_backward(const float* z, const float* c_in, float dh, float dc, float* dz, float* dc_in) {
+    if constexpr (kCell == Cell::Lstm) {
+        const auto slope = [](float s) { return __fmaf_rn(-s, s, s); };          // sigma' = sigma - sigma^2
+        const auto bend = [](float t) { return __fmaf_rn(-t, t, 1.0f); };        // tanh' = 1 - tanh^2
+        const float i = sigmoid_of<kCoarse>(z[0], 0.0f), g = tanh_of<kCoarse>(z[1]), o = sigmoid_of<kCoarse>(z[2], 0.0f);
+        float c = __fmul_rn(i, g), f[kStates + 1];
+#pragma unroll
+        for (int n = 0; n < kStates; ++n) {
+            f[n] = sigmoid_of<kCoarse>(z[3 + n], 0.0f);
+            c = __fmaf_rn(f[n], c_in[n], c);
+        }
+        const float t = tanh_of<kCoarse>(c);
+        dc = __fmaf_rn(__fmul_rn(dh, o), bend(t), dc);
+        dz[0] = __fmul_rn(__fmul_rn(dc, g), slope(i));
+        dz[1] = __fmul_rn(__fmul_rn(dc, i), bend(g));
+        dz[2] = __fmul_rn(__fmul_rn(dh, t), slope(o));
+#pragma unroll
+        for (int n = 0; n < kStates; ++n) {
+            dz[3 + n] = __fmul_rn(__fmul_rn(dc, c_in[n]), slope(f[n]));
+            dc_in[n] = __fmul_rn(dc, f[n]);
+        }
+    } else {
+        dz[0] = kStates > 0 && z[0] <= 0.0f ? 0.0f : dh; // relu'(0) = 0
     }
 }

@@ -157,6 +157,33 @@ __device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operan
     }
 }
 
+// z += a * b for two tiles of columns. Of three planes: six products, smallest first, in a sum that starts at 0 and is then
+// added with one rounding: a tensor core's own sum truncates, a whole row of them would lose what the planes are there to
+// keep.
+template <class Storage>
+__device__ inline void multiply_add_planes(float (&z0)[4], float (&z1)[4], const uint32_t (&a)[Storage::kPlanes][4],
+                                           const uint32_t (&b)[Storage::kPlanes][4]) {
+    if constexpr (Storage::kPlanes == 1) {
+        Storage::multiply_add(z0, a[0], b[0][0], b[0][1]);
+        Storage::multiply_add(z1, a[0], b[0][2], b[0][3]);
+    } else {
+        float sum[2][4] = {};
+#pragma unroll
+        for (int order = Storage::kPlanes - 1; order >= 0; --order) {
+#pragma unroll
+            for (int plane = 0; plane <= order; ++plane) {
+                Storage::multiply_add(sum[0], a[order - plane], b[plane][0], b[plane][1]);
+                Storage::multiply_add(sum[1], a[order - plane], b[plane][2], b[plane][3]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            z0[i] = __fadd_rn(z0[i], sum[0][i]);
+            z1[i] = __fadd_rn(z1[i], sum[1][i]);
+        }
+    }
+}
+
 template <class Storage, int kGates, int kTile, int kInputs, bool kTensor = Storage::kTensor>
 struct Product;
 
@@ -212,8 +239,6 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
                 }
             }
         } else {
-            // Six products, smallest first, in a sum that starts at 0 and is then added with one rounding: a tensor core's
-            // own sum truncates, a whole row of them would lose what the planes are there to keep.
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
                 uint32_t a[Storage::kPlanes][4];
@@ -228,22 +253,7 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
                     for (int plane = 0; plane < Storage::kPlanes; ++plane) {
                         load_weights(b[plane], stage, step, plane, pair);
                     }
-                    float sum[2][4] = {};
-#pragma unroll
-                    for (int order = Storage::kPlanes - 1; order >= 0; --order) {
-#pragma unroll
-                        for (int plane = 0; plane <= order; ++plane) {
-                            Storage::multiply_add(sum[0], a[order - plane], b[plane][0], b[plane][1]);
-                            Storage::multiply_add(sum[1], a[order - plane], b[plane][2], b[plane][3]);
-                        }
-                    }
-#pragma unroll
-                    for (int tile = 0; tile < 2; ++tile) {
-#pragma unroll
-                        for (int i = 0; i < 4; ++i) {
-                            z[m][2 * pair + tile][i] = __fadd_rn(z[m][2 * pair + tile][i], sum[tile][i]);
-                        }
-                    }
+                    multiply_add_planes<Storage>(z[m][2 * pair], z[m][2 * pair + 1], a, b);
                 }
             }
         }
@@ -301,24 +311,24 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
         const uint32_t unit = threadIdx.x % 8 * 4, row = threadIdx.x / 8;
         for_stages<Storage, kGates, kTile, kInputs>(ring, operands, [&](uint32_t stage) {
             for (uint32_t chunk = 0; chunk < kStageK / 4; ++chunk) {
-                float4 a[kRows];
+                float a[kRows][4];
 #pragma unroll
                 for (int i = 0; i < kRows; ++i) {
-                    a[i] = load(stage + Ring::chunk_at(row + i * 16, chunk));
+                    load_shared(a[i], stage + Ring::chunk_at(row + i * 16, chunk));
                 }
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
 #pragma unroll
                     for (int gate = 0; gate < kGates; ++gate) {
                         const uint32_t at = (chunk * 4 + j) * Ring::kStride + gate * kBlockUnits + unit;
-                        const float4 b = load(stage + Ring::kInputBytes + at * 4);
+                        float b[4];
+                        load_shared(b, stage + Ring::kInputBytes + at * 4);
 #pragma unroll
                         for (int i = 0; i < kRows; ++i) {
-                            const float x = j == 0 ? a[i].x : j == 1 ? a[i].y : j == 2 ? a[i].z : a[i].w;
-                            z[i][gate][0] = __fmaf_rn(x, b.x, z[i][gate][0]);
-                            z[i][gate][1] = __fmaf_rn(x, b.y, z[i][gate][1]);
-                            z[i][gate][2] = __fmaf_rn(x, b.z, z[i][gate][2]);
-                            z[i][gate][3] = __fmaf_rn(x, b.w, z[i][gate][3]);
+#pragma unroll
+                            for (int e = 0; e < 4; ++e) {
+                                z[i][gate][e] = __fmaf_rn(a[i][j], b[e], z[i][gate][e]);
+                            }
                         }
                     }
                 }
@@ -332,14 +342,5 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
         for (int i = 0; i < kRows; ++i) {
             f(threadIdx.x / 8 + i * 16, threadIdx.x % 8 * 4, z[i]);
         }
-    }
-
-    __device__ static float4 load(uint32_t address) {
-        float4 v;
-        asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                     : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                     : "r"(address)
-                     : "memory");
-        return v;
     }
 };

@@ -60,6 +60,11 @@ struct Narrow {
     __device__ static constexpr int column(int gates, int gate, int unit) { return tensor_column(gates, gate, unit); }
 
     __device__ static float load(const Element* at, size_t) { return Format::widen(*at); }
+    __device__ static void load4(float (&x)[4], const Element* at, size_t) {
+        const uint2 pairs = *reinterpret_cast<const uint2*>(at);
+        Format::widen_pair(pairs.x, x[0], x[1]);
+        Format::widen_pair(pairs.y, x[2], x[3]);
+    }
     __device__ static void store(Element* at, size_t, float x) { *at = static_cast<Element>(Format::pair(x, 0.0f)); }
     __device__ static void store4(Element* at, size_t, const float (&x)[4]) {
         *reinterpret_cast<uint2*>(at) = make_uint2(Format::pair(x[0], x[1]), Format::pair(x[2], x[3]));
@@ -71,6 +76,10 @@ struct Narrow {
 
 struct Bf16Format {
     __device__ static float widen(uint16_t bits) { return from_bf16(bits); }
+    __device__ static void widen_pair(uint32_t pair, float& low, float& high) {
+        low = __uint_as_float(pair << 16);
+        high = __uint_as_float(pair & 0xffff0000u);
+    }
     __device__ static uint32_t pair(float low, float high) { return to_bf16x2(low, high); }
     __device__ static void multiply_add(float (&z)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         multiply_add_bf16(z, a, b0, b1);
@@ -78,6 +87,10 @@ struct Bf16Format {
 };
 struct F16Format {
     __device__ static float widen(uint16_t bits) { return from_f16(bits); }
+    __device__ static void widen_pair(uint32_t pair, float& low, float& high) {
+        low = from_f16(static_cast<uint16_t>(pair));
+        high = from_f16(static_cast<uint16_t>(pair >> 16));
+    }
     __device__ static uint32_t pair(float low, float high) { return to_f16x2(low, high); }
     __device__ static void multiply_add(float (&z)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         multiply_add_f16(z, a, b0, b1);
@@ -99,6 +112,18 @@ struct Split {
     // Exact, in whichever order.
     __device__ static float load(const Element* at, size_t plane) {
         return __fadd_rn(__fadd_rn(from_bf16(at[2 * plane]), from_bf16(at[plane])), from_bf16(at[0]));
+    }
+    __device__ static void load4(float (&x)[4], const Element* at, size_t plane) {
+        x[0] = x[1] = x[2] = x[3] = 0.0f;
+#pragma unroll
+        for (int p = kPlanes - 1; p >= 0; --p) {
+            float part[4];
+            Bf16::load4(part, at + p * plane, 0);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                x[e] = __fadd_rn(x[e], part[e]);
+            }
+        }
     }
     __device__ static void store(Element* at, size_t plane, float x) {
         for (int p = 0; p < kPlanes; ++p) {
@@ -134,6 +159,10 @@ struct Ffma {
     __device__ static constexpr int column(int, int gate, int unit) { return gate * kBlockUnits + unit; }
 
     __device__ static float load(const Element* at, size_t) { return *at; }
+    __device__ static void load4(float (&x)[4], const Element* at, size_t) {
+        const float4 v = *reinterpret_cast<const float4*>(at);
+        x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;
+    }
     __device__ static void store(Element* at, size_t, float x) { *at = x; }
     __device__ static void store4(Element* at, size_t, const float (&x)[4]) {
         *reinterpret_cast<float4*>(at) = make_float4(x[0], x[1], x[2], x[3]);

@@ -1,0 +1,50 @@
+// The kernels of a pass with a way back, for one storage: the layers forward with z kept, then the way back. f16 has none:
+// its gradients would want their loss scaled.
+#include "backward.cuh"
+#include "cell.cuh"
+#include "pack.cuh"
+#include "tokens.cuh"
+#include "weights.cuh"
+
+#if PR_LSTM_STORAGE == 0
+using Storage = Bf16;
+#elif PR_LSTM_STORAGE == 2
+using Storage = Split;
+#else
+using Storage = Ffma;
+#endif
+
+#define KERNEL(name, Arguments, ...)                                                                 \
+    extern "C" __global__ void name(const __grid_constant__ Arguments arguments) { __VA_ARGS__(arguments); }
+#define TILED(name, Arguments, ...)                                                                              \
+    extern "C" __global__ void __launch_bounds__(kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
+        __VA_ARGS__(arguments);                                                                                   \
+    }
+#define CELL(cell, Kind, tile)                                                                              \
+    TILED(leaf_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 0, tile, true>)                  \
+    TILED(merge_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 2, tile, true>)                 \
+    TILED(unary_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 1, tile, true>)                 \
+    TILED(into_unary_##cell##_##tile, TransposedArguments, transposed_product<Storage, Kind, Into::Unary, tile>) \
+    TILED(into_merge_##cell##_##tile, TransposedArguments, transposed_product<Storage, Kind, Into::Merge, tile>)
+#define LAYERS(tile)                                                                                              \
+    CELL(lstm, Cell::Lstm, tile)                                                                                  \
+    CELL(rnn, Cell::Rnn, tile)                                                                                    \
+    TILED(into_places_##tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Places, tile>)    \
+    TILED(into_input_##tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Input, tile>)
+#define ELEMENTWISE(cell, Kind)                                                              \
+    KERNEL(tokens_##cell, TokensArguments, tokens_forward<Storage, Kind, true>)              \
+    KERNEL(gather_leaf_##cell, GatherArguments, gather_backward<Storage, Kind, 0>)           \
+    KERNEL(gather_unary_##cell, GatherArguments, gather_backward<Storage, Kind, 1>)          \
+    KERNEL(gather_merge_##cell, GatherArguments, gather_backward<Storage, Kind, 2>)
+
+LAYERS(64)
+#if PR_LSTM_STORAGE == 0 // the planes' gradients leave no registers for more
+LAYERS(128)
+#endif
+ELEMENTWISE(lstm, Cell::Lstm)
+ELEMENTWISE(rnn, Cell::Rnn)
+
+TILED(weight_gradient, WeightGradientArguments, weight_gradient_of<Storage>)
+KERNEL(token_gradient, TokenGradientArguments, token_gradient_of<Storage>)
+KERNEL(reduce, ReduceArguments, reduce_gradient)
+KERNEL(pack_transposed, PackArguments, pack_transposed_weights<Storage, kGroups>)

@@ -1,0 +1,297 @@
+// The gradient of a layer's weights: dW = sum over rows of inputᵀ dz, db = sum of dz.
+//
+// A block owns a tile of dW, kM inputs by 128 columns, over one chunk of rows; which rows are in a chunk depends on their
+// number only. Both operands lie row by row, and rows are k here, so tensor cores read both transposed. The tile is added
+// to memory every 2048 rows: a tensor core's own sum truncates. `reduce` adds the chunks in their order: no atomics, the
+// same bits run after run. Memory a block: its rows' inputs and dz, 128 of each a row.
+#pragma once
+#include "common/arguments.cuh"
+#include "common/product.cuh"
+
+constexpr int kN = 128;         // columns of a tile
+constexpr int kWindow = 2048;   // rows between two additions to memory
+constexpr int kGradientRows = 32; // rows of a stage
+
+// A stage: rows of the inputs, then rows of dz, each padded by a chunk.
+template <class Storage>
+struct GradientStage {
+    static constexpr int kElement = sizeof(typename Storage::Element);
+    static constexpr int kPerChunk = kChunk / kElement;
+    static constexpr int kM = Storage::kTensor && Storage::kPlanes == 1 ? 128 : 64;
+    static constexpr int kStages = Storage::kTensor && Storage::kPlanes == 1 ? 4 : 2;
+    static constexpr int kInputRow = kM * kElement + kChunk, kColumnRow = kN * kElement + kChunk;
+    static constexpr int kInputPlane = kGradientRows * kInputRow, kColumnPlane = kGradientRows * kColumnRow;
+    static constexpr int kColumnsAt = Storage::kPlanes * kInputPlane;
+    static constexpr int kBytes = kColumnsAt + Storage::kPlanes * kColumnPlane;
+};
+
+// Copies `kWide` numbers of each of the stage's rows from column `first` on; zeros where there are none.
+template <class Storage, int kWide, int kRowBytes, int kPlaneBytes, class RowOf>
+__device__ inline void copy_rows(uint32_t to, const typename Storage::Element* from, uint32_t length, uint32_t first,
+                                 uint32_t rows, RowOf row_of) {
+    constexpr int kPerChunk = GradientStage<Storage>::kPerChunk;
+    constexpr int kChunks = kWide / kPerChunk, kStep = kThreads / kChunks;
+    const uint32_t chunk = threadIdx.x % kChunks, column = first + chunk * kPerChunk;
+#pragma unroll
+    for (int i = 0; i < kGradientRows / kStep; ++i) {
+        const uint32_t row = threadIdx.x / kChunks + i * kStep;
+        const bool there = row < rows && column < length;
+        const typename Storage::Element* at = from + size_t(there ? row_of(row) : 0) * (Storage::kPlanes * length) + (there ? column : 0);
+#pragma unroll
+        for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+            copy_chunk_or_zero(to + plane * kPlaneBytes + row * kRowBytes + chunk * kChunk, at + plane * length, there ? kChunk : 0);
+        }
+    }
+}
+
+template <class Storage, bool kTensor = Storage::kTensor>
+struct GradientTile;
+
+// On tensor cores: four warps, 2 by 2.
+template <class Storage>
+struct GradientTile<Storage, true> {
+    using S = GradientStage<Storage>;
+    static constexpr int kRows = S::kM / 2; // of a warp, by 64 columns
+    float dw[kRows / 16][8][4];
+    uint32_t input_at, column_at;           // where in a stage this lane's first rows of fragments lie
+
+    __device__ GradientTile() {
+        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        // Four 8x8 matrices: inputs 0-7 and 8-15 of the first eight rows, then of the next.
+        const uint32_t row = lane / 16 * 8 + lane % 8;
+        input_at = keep<Storage>(row * S::kInputRow + (warp / 2 * kRows + lane / 8 % 2 * 8) * 2);
+        column_at = keep<Storage>(S::kColumnsAt + lane % 16 * S::kColumnRow + (warp % 2 * 64 + lane / 16 * 8) * 2);
+    }
+
+    __device__ void clear() {
+#pragma unroll
+        for (auto& row : dw) {
+            for (auto& tile : row) {
+                tile[0] = tile[1] = tile[2] = tile[3] = 0.0f;
+            }
+        }
+    }
+
+    __device__ void multiply(uint32_t stage) {
+#pragma unroll(Storage::kPlanes == 1 ? 2 : 1)
+        for (int step = 0; step < kGradientRows / 16; ++step) {
+            const uint32_t inputs = stage + input_at + step * 16 * S::kInputRow;
+            const uint32_t columns = stage + column_at + step * 16 * S::kColumnRow;
+#pragma unroll
+            for (int m = 0; m < kRows / 16; ++m) {
+                uint32_t a[Storage::kPlanes][4];
+#pragma unroll
+                for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                    load_matrices_transposed(a[plane], inputs + plane * S::kInputPlane + m * 32);
+                }
+#pragma unroll
+                for (int pair = 0; pair < 4; ++pair) {
+                    uint32_t b[Storage::kPlanes][4];
+#pragma unroll
+                    for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                        load_matrices_transposed(b[plane], columns + plane * S::kColumnPlane + pair * 32);
+                    }
+                    multiply_add_planes<Storage>(dw[m][2 * pair], dw[m][2 * pair + 1], a, b);
+                }
+            }
+        }
+    }
+
+    // Calls f(input of the tile, first of two columns, dw, dw of the next column).
+    template <class F>
+    __device__ void for_each(F f) const {
+        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+        for (int m = 0; m < kRows / 16; ++m) {
+#pragma unroll
+            for (int tile = 0; tile < 8; ++tile) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    f(warp / 2 * kRows + m * 16 + half * 8 + lane / 4, warp % 2 * 64 + tile * 8 + lane % 4 * 2,
+                      dw[m][tile][2 * half], dw[m][tile][2 * half + 1]);
+                }
+            }
+        }
+    }
+};
+
+// By fused multiply-add: a thread has eight inputs by eight columns.
+template <class Storage>
+struct GradientTile<Storage, false> {
+    using S = GradientStage<Storage>;
+    float dw[8][8];
+
+    __device__ void clear() {
+#pragma unroll
+        for (auto& row : dw) {
+            for (float& x : row) {
+                x = 0.0f;
+            }
+        }
+    }
+
+    __device__ void multiply(uint32_t stage) {
+        const uint32_t input_at = threadIdx.x / 16 * 32, column_at = S::kColumnsAt + threadIdx.x % 16 * 16;
+#pragma unroll 4
+        for (int row = 0; row < kGradientRows; ++row) {
+            float x[8], dz[8];
+            load_shared(x, stage + input_at + row * S::kInputRow);
+            load_shared(x + 4, stage + input_at + row * S::kInputRow + 16);
+            load_shared(dz, stage + column_at + row * S::kColumnRow);
+            load_shared(dz + 4, stage + column_at + row * S::kColumnRow + 256);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    dw[i][j] = __fmaf_rn(x[i], dz[j], dw[i][j]);
+                }
+            }
+        }
+    }
+
+    template <class F>
+    __device__ void for_each(F f) const {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+#pragma unroll
+            for (int j = 0; j < 8; j += 2) {
+                f(threadIdx.x / 16 * 8 + i, threadIdx.x % 16 * 4 + j / 4 * 64 + j % 4, dw[i][j], dw[i][j + 1]);
+            }
+        }
+    }
+};
+
+template <class Storage>
+__device__ inline void weight_gradient_of(const WeightGradientArguments& arguments) {
+    using Element = typename Storage::Element;
+    using S = GradientStage<Storage>;
+    extern __shared__ __align__(128) char shared[];
+    uint32_t* numbers = reinterpret_cast<uint32_t*>(shared); // [kWindow] rows of `input`
+    const uint32_t ring = shared_address(shared) + kWindow * sizeof(uint32_t);
+
+    const uint32_t tiles = divide_up(arguments.segment, S::kM); // of a segment
+    const uint32_t segment = blockIdx.y / tiles, first_input = blockIdx.y % tiles * S::kM;
+    const uint32_t first_column = blockIdx.x * kN;
+    const uint32_t begin = blockIdx.z * arguments.chunk;
+    const uint32_t end = min(arguments.rows - begin, arguments.chunk) + begin;
+    const auto* input = static_cast<const Element*>(arguments.input);
+    const auto* dz = static_cast<const Element*>(arguments.dz);
+    float* const w = arguments.w + (size_t(blockIdx.z) * arguments.segments + segment) * arguments.segment * arguments.n;
+
+    GradientTile<Storage> tile;
+    float db[2] = {0.0f, 0.0f}; // of two columns, the first half of the threads
+    for (uint32_t start = begin; start < end; start += kWindow) {
+        const uint32_t rows = min(end - start, uint32_t(kWindow));
+        for (uint32_t i = threadIdx.x; i < rows; i += kThreads) {
+            const uint32_t entry = (start + i) / arguments.width, lane = start + i - entry * arguments.width;
+            const uint32_t* slots = segment == 0 ? arguments.left : arguments.right;
+            numbers[i] = slots != nullptr ? slots[entry] * arguments.width + lane
+                                          : arguments.count > 0 ? lane * arguments.count + entry : start + i;
+        }
+        __syncthreads();
+        const auto copy = [&](uint32_t stage) {
+            const uint32_t to = ring + stage % S::kStages * S::kBytes, first = stage * kGradientRows;
+            const uint32_t left = rows - first;
+            copy_rows<Storage, S::kM, S::kInputRow, S::kInputPlane>(
+                to, input, arguments.segment, first_input, left, [&](uint32_t row) { return numbers[first + row]; });
+            copy_rows<Storage, kN, S::kColumnRow, S::kColumnPlane>(
+                to + S::kColumnsAt, dz, arguments.n, first_column, left, [&](uint32_t row) { return start + first + row; });
+        };
+        const uint32_t stages = divide_up(rows, kGradientRows);
+#pragma unroll
+        for (uint32_t stage = 0; stage < S::kStages - 1; ++stage) {
+            if (stage < stages) {
+                copy(stage);
+            }
+            end_group();
+        }
+        tile.clear();
+#pragma unroll 1
+        for (uint32_t stage = 0; stage < stages; ++stage) {
+            wait_groups<S::kStages - 2>();
+            __syncthreads();
+            if (stage + S::kStages - 1 < stages) {
+                copy(stage + S::kStages - 1);
+            }
+            end_group();
+            const uint32_t at = ring + stage % S::kStages * S::kBytes;
+            tile.multiply(at);
+            if (blockIdx.y == 0 && threadIdx.x < kN / 2) {
+                const char* columns = shared + kWindow * sizeof(uint32_t) + stage % S::kStages * S::kBytes + S::kColumnsAt;
+                for (int row = 0; row < kGradientRows; ++row) {
+                    const auto* at_row = reinterpret_cast<const Element*>(columns + row * S::kColumnRow) + 2 * threadIdx.x;
+                    for (int j = 0; j < 2; ++j) {
+                        db[j] = __fadd_rn(db[j], Storage::load(at_row + j, S::kColumnPlane / sizeof(Element)));
+                    }
+                }
+            }
+        }
+        __syncthreads(); // before the row numbers and the ring are written anew
+        uint32_t first_row = first_input;
+        asm volatile("" : "+r"(first_row)); // or the places of all elements are kept in registers over the loop
+        tile.for_each([&](uint32_t row, uint32_t column, float first, float second) {
+            if (first_input + row < arguments.segment && first_column + column < arguments.n) {
+                float* to = w + size_t(first_row + row) * arguments.n + first_column + column;
+                if (start > begin) {
+                    first = __fadd_rn(to[0], first);
+                    second = __fadd_rn(to[1], second);
+                }
+                *reinterpret_cast<float2*>(to) = make_float2(first, second);
+            }
+        });
+    }
+    if (blockIdx.y == 0 && threadIdx.x < kN / 2) {
+        for (int j = 0; j < 2; ++j) {
+            const uint32_t column = first_column + 2 * threadIdx.x + j;
+            if (column < arguments.n) {
+                arguments.b[size_t(blockIdx.z) * arguments.n + column] = db[j];
+            }
+        }
+    }
+}
+
+// A thread has four columns of one token, over one chunk of rows; beyond the last token, of all rows: that is db.
+template <class Storage>
+__device__ inline void token_gradient_of(const TokenGradientArguments& arguments) {
+    const uint32_t column = (blockIdx.x * blockDim.x + threadIdx.x) * 4, token = blockIdx.y;
+    if (column >= arguments.n) {
+        return;
+    }
+    const uint32_t begin = blockIdx.z * arguments.chunk;
+    const uint32_t end = min(arguments.rows - begin, arguments.chunk) + begin;
+    float sum[4] = {};
+    for (uint32_t row = begin; row < end; ++row) {
+        const uint32_t entry = row / arguments.width, lane = row - entry * arguments.width;
+        if (token == arguments.vocabulary || arguments.tokens[size_t(lane) * arguments.count + entry] == token) {
+            float dz[4];
+            Storage::load4(dz, static_cast<const typename Storage::Element*>(arguments.dz) + size_t(row) * (Storage::kPlanes * arguments.n) + column,
+                           arguments.n);
+            for (int e = 0; e < 4; ++e) {
+                sum[e] = __fadd_rn(sum[e], dz[e]);
+            }
+        }
+    }
+    float* to = token == arguments.vocabulary ? arguments.b + size_t(blockIdx.z) * arguments.n
+                                              : arguments.w + (size_t(blockIdx.z) * arguments.vocabulary + token) * arguments.n;
+    Ffma::store4(to + column, 0, sum);
+}
+
+__device__ inline void reduce_gradient(const ReduceArguments& arguments) {
+    const uint64_t thread = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    const uint32_t columns = arguments.gates * arguments.hidden_size, inputs = arguments.segments * arguments.segment;
+    const uint32_t row = thread / columns, column = thread % columns;
+    if (row > inputs) { // the last row is the bias
+        return;
+    }
+    const uint32_t n = arguments.gates * arguments.units;
+    const uint32_t padded_column = column / arguments.hidden_size * arguments.units + column % arguments.hidden_size;
+    const size_t padded_row = size_t(row / arguments.segment) * arguments.padded + row % arguments.segment;
+    const size_t step = row < inputs ? size_t(arguments.segments) * arguments.padded * n : n;
+    const float* partial = row < inputs ? arguments.partial_w + padded_row * n : arguments.partial_b;
+    float sum = 0.0f;
+    for (uint32_t chunk = 0; chunk < arguments.chunks; ++chunk) {
+        sum = __fadd_rn(sum, partial[chunk * step + padded_column]);
+    }
+    float* to = row < inputs ? arguments.w + size_t(row) * columns + column : arguments.b + column;
+    *to = __fadd_rn(*to, sum);
+}
