@@ -103,7 +103,7 @@ impl Forward<'_> {
             };
             cuda.elementwise("store the input", &cuda.kernels().input, &arguments, rows * padded)?;
             let (weights, bias) = self.packed(&self.weights.leaf);
-            let leaf = |first: usize| CellArguments {
+            let leaf = |start: usize| CellArguments {
                 input: buffer,
                 c_in: 0,
                 h_out: self.h,
@@ -114,8 +114,8 @@ impl Forward<'_> {
                 right: 0,
                 out: self.list(List::Leaves, first),
                 width: plan.width as u32,
-                first: first as u32,
-                rows: MOST_ROWS.min(rows - first) as u32,
+                first: start as u32,
+                rows: MOST_ROWS.min(rows - start) as u32,
                 count: count as u32,
                 units: self.sizes().units as u32,
                 segment: padded as u32,
