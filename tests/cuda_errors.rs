@@ -143,7 +143,22 @@ fn memory_that_is_not_there() {
             &["memory of", bytes, "cuda:0", "are free", "smaller batch"],
         );
     }
-    refused(model.session().max_batch(1 << 12).max_time(1 << 16).build().map(drop), &["memory of", "cuda:0"]);
+    assert_eq!(logits(&model), before);
+}
+
+#[test]
+fn memory_that_a_session_does_not_find() {
+    if in_child("memory_that_a_session_does_not_find", &[("MEMORY", "64M")]) {
+        return;
+    }
+    let _alone = alone();
+    let cuda = Cuda::new(0).expect("a device");
+    let model = model(cuda);
+    let (before, allocations) = (logits(&model), virtual_gpu::allocations());
+    let large = model.session().max_batch(64).max_time(4096);
+    refused(large.build().map(drop), &["memory of", "cuda:0", "of 67108864 bytes are free", "smaller batch"]);
+    refused(model.streams(1 << 14).map(drop), &["memory of", "cuda:0"]);
+    assert_eq!(virtual_gpu::allocations(), allocations, "what was taken before is given back");
     assert_eq!(logits(&model), before);
 }
 

@@ -3,13 +3,14 @@
 
 use cudarc::driver::CudaView;
 
+use super::Cuda;
 use super::arguments::{CellArguments, CollectArguments, InputArguments, TokensArguments};
+use super::backend::CudaInput;
 use super::kernels::{Kind, Tile};
 use super::launch::Span;
 use super::plan::{CudaPlan, List, MOST_ROWS, Regions};
 use super::storage::{Layer, Sizes};
 use super::weights::CudaWeights;
-use super::{Cuda, CudaInput};
 use crate::error::Result;
 
 /// Steps of at least this many rows run in tiles of 128.
