@@ -26,7 +26,7 @@ const UNITS: &[Unit] = &[
     ("readout", "kernels/readout.cu", None),
 ];
 
-/// Kernels of a benchmark, no part of the library.
+/// Kernels of a benchmark, no part of the library; with the feature `gpu-benches`.
 const CONSTANTS: Unit = ("constants", "benches/constants.cu", None);
 
 /// The oldest chip that the kernels are written for; PTX is made for it.
@@ -76,7 +76,7 @@ fn build() -> Result<(), String> {
     println!("cargo::rustc-env=PR_LSTM_CUDA_TOOLS={}", tools.display());
 
     let mut units = UNITS.to_vec();
-    if env::var_os("CARGO_FEATURE_CONSTANTS").is_some() {
+    if env::var_os("CARGO_FEATURE_GPU_BENCHES").is_some() {
         println!("cargo::rerun-if-changed={}", CONSTANTS.1);
         units.push(CONSTANTS);
     }

@@ -1,7 +1,7 @@
 //! The four constants of the model of a GPU's time (rate of the tensor cores, rate of L2, a grid's barrier, the gap
 //! between launches), measured with kernels of their own. Knows nothing of the library.
 //!
-//! `cargo bench --features constants --bench constants`, or by the script of `scripts/gpu-bundle`. Prints a table in
+//! `cargo bench --features gpu-benches --bench constants`, or by the script of `scripts/gpu-bundle`. Prints a table in
 //! Markdown. On the virtual GPU it checks that the kernels did their work, and prints no figure.
 
 use std::error::Error;
