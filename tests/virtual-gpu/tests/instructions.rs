@@ -440,3 +440,114 @@ fn matrices_are_loaded_by_the_manual() {
         }
     }
 }
+
+/// Runs `body` on one warp and expects it to fail.
+fn fails(body: &str) -> String {
+    let (context, stream) = device();
+    let f = kernel(&context, &around(body), "k");
+    let input = stream.clone_htod(&[0u32; 64]).unwrap();
+    let mut output = stream.alloc_zeros::<u32>(64).unwrap();
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&input).arg(&mut output);
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
+    stream.synchronize().expect_err(body);
+    virtual_gpu::last_error()
+}
+
+#[test]
+fn registers_that_were_never_written() {
+    let _alone = alone();
+    let word = |body: &str, words: &[&str]| {
+        let error = fails(body);
+        for w in ["register that was never written", "kernel k", "PTX line"].iter().chain(words) {
+            assert!(error.contains(w), "'{w}' is missing in: {error}");
+        }
+    };
+    word("add.u32 %r1, %r2, 1;\nst.global.u32 [%rd1], %r1;", &["add.u32", "thread (0, 0, 0)"]);
+    word("st.global.f32 [%rd1], %f1;", &["st.global.f32"]);
+    word("ld.global.u32 %r1, [%rd2];", &["ld.global.u32"]);
+    word("@%p1 st.global.u32 [%rd1], %r0;", &["@%p1 st.global.u32"]);
+    word(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f4, %f5, %f6, %f7}, {%r0, %r0, %r0, %r0}, {%r0, %r0}, {%f0, %f1, %f2, %f3};",
+        &["mma.sync"],
+    );
+    // Written by some lanes only, in one branch only, and moved before it is used.
+    word(
+        "setp.lt.u32 %p1, %r0, 5;\n@%p1 mov.u32 %r1, 7;\nmov.u32 %r2, %r1;\nadd.u32 %r3, %r2, 1;",
+        &["add.u32 %r3", "thread (5, 0, 0)"],
+    );
+    word(
+        "setp.lt.u32 %p1, %r0, 5;\n@%p1 bra A;\nmov.u32 %r1, 7;\nA:\nxor.b32 %r2, %r1, 1;",
+        &["xor.b32", "thread (0, 0, 0)"],
+    );
+    // A loop may leave a register unwritten in its first round.
+    word(
+        "mov.u32 %r1, 0;\nL:\nadd.u32 %r3, %r1, %r2;\nmov.u32 %r2, 1;\nadd.u32 %r1, %r1, 1;\nsetp.lt.u32 %p1, %r1, 3;\n@%p1 bra L;",
+        &["add.u32 %r3"],
+    );
+    // The same where every lane that reads has written: nothing is wrong.
+    let fine = "setp.lt.u32 %p1, %r0, 5;\n@%p1 mov.u32 %r1, 7;\n@!%p1 mov.u32 %r1, 8;\nmov.u32 %r4, %r1;\n\
+                setp.eq.u32 %p2, %r0, 0;\n@%p2 mov.u32 %r5, 9;\n@%p2 add.u32 %r4, %r4, %r5;\n@%p2 st.global.u32 [%rd1], %r4;";
+    assert_eq!(run(fine, &[0])[0], 16);
+}
+
+#[test]
+fn lanes_that_name_each_other() {
+    let _alone = alone();
+    let store = "mul.wide.u32 %rd2, %r0, 4;\nadd.s64 %rd3, %rd1, %rd2;\nst.global.u32 [%rd3], %r4;";
+    // Two halves of a warp sum for themselves in one instruction.
+    let halves = "setp.lt.u32 %p1, %r0, 16;\nselp.b32 %r5, 0xffff, 0xffff0000, %p1;\nredux.sync.add.u32 %r4, %r0, %r5;";
+    let out = run(&format!("{halves}\n{store}"), &[0]);
+    assert!(out[..16].iter().all(|&v| v == 120) && out[16..32].iter().all(|&v| v == 376), "{:?}", &out[..32]);
+    let alone = "mov.u32 %r5, 0xfffe;\nredux.sync.add.u32 %r4, %r0, %r5;";
+    assert!(fails(alone).contains("names the lanes 0x0000fffe, and is none of them"));
+    let apart = "setp.lt.u32 %p1, %r0, 3;\nselp.b32 %r5, 0xffffffff, 0xfffffffe, %p1;\nbar.warp.sync %r5;";
+    assert!(fails(apart).contains("lane 3 names 0xfffffffe"));
+    let ended = "setp.eq.u32 %p1, %r0, 3;\n@%p1 exit;\nshfl.sync.bfly.b32 %r4, %r0, 1, 31, -1;";
+    assert!(fails(ended).contains("which have ended"));
+}
+
+#[test]
+fn arguments_are_read_by_offset() {
+    let _alone = alone();
+    let (context, stream) = device();
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Arguments {
+        out: u64,
+        numbers: [u32; 27],
+        half: u16,
+        byte: u8,
+    }
+    // SAFETY: plain numbers, laid out as the kernel reads them.
+    unsafe impl cudarc::driver::DeviceRepr for Arguments {}
+    let text = |body: &str| {
+        format!(
+            ".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .align 8 .b8 a[120])\n{{\n.reg .b32 %r<20>;\n\
+             .reg .b64 %rd<20>;\n.reg .b16 %h<4>;\n.reg .f32 %f<4>;\nld.param.u64 %rd1, [a];\n{body}\nret;\n}}\n"
+        )
+    };
+    let body = "ld.param.v2.u32 {%r1, %r2}, [a+8];\nld.param.f32 %f1, [a+16];\nld.param.u16 %h1, [a+116];\nld.param.s8 %r4, [a+118];\n\
+                mov.b64 %rd2, a;\nmov.u32 %r5, 3;\nmul.wide.u32 %rd3, %r5, 4;\nadd.s64 %rd4, %rd2, %rd3;\nld.param.u32 %r6, [%rd4+8];\n\
+                cvt.u32.u16 %r3, %h1;\nst.global.v4.u32 [%rd1], {%r1, %r2, %r3, %r4};\nst.global.u32 [%rd1+16], %r6;\nst.global.f32 [%rd1+20], %f1;";
+    let f = kernel(&context, &text(body), "k");
+    let out = stream.alloc_zeros::<u32>(8).unwrap();
+    let address = {
+        use cudarc::driver::DevicePtr as _;
+        out.device_ptr(&stream).0
+    };
+    let arguments =
+        Arguments { out: address, numbers: std::array::from_fn(|i| 100 + i as u32), half: 65000, byte: 0x85 };
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&arguments);
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { launch.launch(shape(1, 1, 0)) }.unwrap();
+    stream.synchronize().unwrap_or_else(|e| panic!("{e}: {}", virtual_gpu::last_error()));
+    assert_eq!(stream.clone_dtoh(&out).unwrap()[..6], [100, 101, 65000, 0xffff_ff85, 103, 102]);
+    let behind =
+        context.load_module(cudarc::nvrtc::Ptx::from_src(text("ld.param.u64 %rd2, [a+116];"))).unwrap();
+    behind.load_function("k").unwrap_err();
+    assert!(virtual_gpu::last_error().contains("8 bytes at offset 116 of the arguments"));
+    assert_eq!(size_of_val(&arguments.numbers) + 8, 116);
+}

@@ -111,8 +111,8 @@ impl Block<'_> {
         self.count_sectors(addresses, mask, size, access);
         let own = (1u32 << size) - 1;
         // Neighbouring lanes that touch the same sixteen bytes are checked together.
-        let mut touched = Touched { bytes: 0, first: 0, size: size as u8 };
-        let (mut chunk, mut next) = (u64::MAX, u64::MAX);
+        let mut touched = Touched { bytes: 0, first: 0, stride: 16 };
+        let (mut chunk, mut start) = (u64::MAX, 0);
         for lane in lanes(mask) {
             let address = addresses[lane];
             if address as usize & (size - 1) != 0 {
@@ -130,17 +130,23 @@ impl Block<'_> {
             let at = address & !15;
             let mine = (own << (address & 15)) as u16;
             if at == chunk {
-                // Lane and address must rise together for it to be known whose a byte is.
-                if address.wrapping_sub(lane as u64 * size as u64) != next || touched.bytes & mine != 0 {
-                    touched.size = 0;
+                // Lane and address must rise together, in even steps, for it to be known whose a byte is.
+                let (lanes, bytes) = (lane as u64 - u64::from(touched.first), address.wrapping_sub(start));
+                let step = bytes / lanes;
+                let even =
+                    step < 16 && step.is_power_of_two() && step >= size as u64 && step * lanes == bytes;
+                if !even || !(touched.stride == 16 || u64::from(touched.stride) == step) {
+                    touched.stride = 0;
+                } else if touched.stride != 0 {
+                    touched.stride = step as u8;
                 }
                 touched.bytes |= mine;
             } else {
                 if touched.bytes != 0 {
                     self.global_chunk(warp, addresses, mask, chunk, touched, access)?;
                 }
-                (chunk, next) = (at, address.wrapping_sub(lane as u64 * size as u64));
-                touched = Touched { bytes: mine, first: lane as u8, size: size as u8 };
+                (chunk, start) = (at, address);
+                touched = Touched { bytes: mine, first: lane as u8, stride: 16 };
             }
         }
         if touched.bytes != 0 {
@@ -577,6 +583,13 @@ impl Block<'_> {
             }
             match space {
                 Space::Global | Space::Generic => {
+                    if let Some((lane, other)) = differing(&addresses, &data, mask, size) {
+                        let text = format!(
+                            "lanes {other} and {lane} write different values to global address {:#x} at once",
+                            addresses[lane]
+                        );
+                        return Err(self.fault(719, warp, lane, text));
+                    }
                     let access = if order == Order::Weak { Access::Write } else { Access::WriteStrong };
                     self.global(warp, &addresses, mask, size, access)?;
                     if access == Access::WriteStrong {
@@ -645,6 +658,19 @@ impl Block<'_> {
         }
         Ok(())
     }
+}
+
+/// Two lanes that write different values to one address.
+fn differing(addresses: &L64, data: &Bytes, mask: u32, size: usize) -> Option<(usize, usize)> {
+    let mut last = None;
+    let rising = lanes(mask).all(|l| last.replace(addresses[l]).is_none_or(|before| before < addresses[l]));
+    if rising {
+        return None;
+    }
+    let mut order: Vec<usize> = lanes(mask).collect();
+    order.sort_by_key(|&l| addresses[l]);
+    let same = |w: &&[usize]| addresses[w[0]] == addresses[w[1]] && data[w[0]][..size] != data[w[1]][..size];
+    order.windows(2).find(same).map(|w| (w[1], w[0]))
 }
 
 /// Copies `size` bytes, one of 1, 2, 4, 8, 16.

@@ -713,8 +713,8 @@ impl Lower<'_> {
         let small = |num| matches!(num, Num::F16 | Num::BF16) || pairs(num);
         // Rounding to integers is for integers, and for floats that keep their size.
         let integral = if to.float() { from.float() && to.size() == from.size() } else { from.float() };
-        if (rounded && to_integer && !integral)
-            || (rounded && !to_integer && !to.float())
+        let rounds_well = if to_integer { integral } else { to.float() };
+        if (rounded && !rounds_well)
             || (ftz && from != Num::F32 && to != Num::F32)
             || (relu && !(from == Num::F32 && small(to)))
             || (relu && sat)
