@@ -15,14 +15,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
-/// The images: name, source, the value of `PR_LSTM_STORAGE`, the feature without which it isn't made.
-const UNITS: &[(&str, &str, Option<u32>)] = &[
+/// What is compiled to one image: its name, its source, the value of `PR_LSTM_STORAGE`.
+type Unit = (&'static str, &'static str, Option<u32>);
+
+const UNITS: &[Unit] = &[
     ("bf16", "kernels/pass.cu", Some(0)),
     ("f16", "kernels/pass.cu", Some(1)),
     ("split", "kernels/pass.cu", Some(2)),
     ("ffma", "kernels/pass.cu", Some(3)),
     ("readout", "kernels/readout.cu", None),
 ];
+
+/// Kernels of a benchmark, no part of the library; with the feature `gpu-benches`.
+const CONSTANTS: Unit = ("constants", "benches/constants.cu", None);
 
 /// The oldest chip that the kernels are written for; PTX is made for it.
 const OLDEST: u32 = 80;
@@ -70,13 +75,18 @@ fn build() -> Result<(), String> {
     println!("cargo::rustc-env=PR_LSTM_KERNELS={}", out.display());
     println!("cargo::rustc-env=PR_LSTM_CUDA_TOOLS={}", tools.display());
 
+    let mut units = UNITS.to_vec();
+    if env::var_os("CARGO_FEATURE_GPU_BENCHES").is_some() {
+        println!("cargo::rerun-if-changed={}", CONSTANTS.1);
+        units.push(CONSTANTS);
+    }
     // The first architecture decides the version line, the others take what it left.
-    parallel(UNITS, |&(name, source, storage)| {
+    parallel(&units, |&(name, source, storage)| {
         compile(&nvcc, name, source, storage, &out)?;
         lowest_version(&ptxas, name, archs[0], &out)
     })?;
     let rest: Vec<_> =
-        UNITS.iter().flat_map(|unit| archs[1..].iter().map(move |&arch| (unit.0, arch))).collect();
+        units.iter().flat_map(|unit| archs[1..].iter().map(move |&arch| (unit.0, arch))).collect();
     parallel(&rest, |&(name, arch)| assemble(&ptxas, name, arch, &out))?;
 
     let mut list = String::from("static IMAGES: &[Image] = &[\n");

@@ -216,8 +216,8 @@ impl<B: Backend> Streams<B> {
         let (fork, slots) = self.take(counter.position())?;
         let pairs: Vec<(u32, u32)> = from.into_iter().zip(slots).collect();
         let arena = self.model.backend().view_mut(&mut self.arena, 0, self.arena_bytes);
-        self.model.backend().copy_states(self.model.config(), arena, &pairs)?;
-        Ok(fork)
+        let copied = self.model.backend().copy_states(self.model.config(), arena, &pairs);
+        self.filled(fork, copied)
     }
 
     /// A stream as bytes: safetensors with one tensor `states [n, 2, H]` in F32, and a metadata key
@@ -287,8 +287,16 @@ impl<B: Backend> Streams<B> {
         }
         let (stream, slots) = self.take(position)?;
         let arena = self.model.backend().view_mut(&mut self.arena, 0, self.arena_bytes);
-        self.model.backend().write_states(&config, arena, &slots, &states)?;
-        Ok(stream)
+        let written = self.model.backend().write_states(&config, arena, &slots, &states);
+        self.filled(stream, written)
+    }
+
+    /// The new stream, whose states were to be written; closed again where that failed.
+    fn filled(&mut self, stream: StreamId, written: Result<()>) -> Result<StreamId> {
+        if written.is_err() {
+            self.close(stream)?;
+        }
+        written.map(|()| stream)
     }
 
     /// A new stream of `position` tokens whose states are yet to be written.

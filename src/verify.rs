@@ -3,10 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Dtype};
 use crate::error::{Error, Result};
 use crate::golden::{CellFile, relative_error, worst_position};
-use crate::model::Parameters;
+use crate::model::{Checkpoint, Model, Parameters};
 use crate::reference;
 use crate::tape::Tape;
 use crate::tree::Outputs;
@@ -45,14 +45,28 @@ impl Tolerances {
     pub const REFERENCE: Self = Tolerances { values: 1e-10, gradients: 1e-10 };
     /// Of the CPU, in f32.
     pub const CPU_F32: Self = Tolerances { values: 1e-5, gradients: 1e-4 };
+
+    /// Of the CUDA kernels, by the type in which they keep weights and `h`.
+    pub fn cuda(dtype: Dtype) -> Self {
+        let [values, gradients] = match dtype {
+            Dtype::F32 => [1e-4, 1e-4],
+            Dtype::Bf16 => [2e-2, 2e-2],
+            Dtype::F16 => [5e-3, 5e-3],
+        };
+        Tolerances { values, gradients }
+    }
 }
 
-/// What a device computed of a cell file.
-struct Computed {
+/// Values of a pass, `[B, T, ·]`: `hidden` and `output`.
+struct Values {
     hidden: Vec<f64>,
     output: Vec<f64>,
-    gradients: Vec<f64>,
-    grad_input: Vec<f64>,
+}
+
+/// Gradients: of the parameters, flat, and of the input.
+struct Gradients {
+    parameters: Vec<f64>,
+    input: Vec<f64>,
 }
 
 /// The oracle's checks of a cell file.
@@ -64,20 +78,27 @@ pub fn reference(file: &CellFile) -> Result<Vec<Check>> {
     let model = reference::Model::new(&file.config, weights)?;
     let pass = model.forward(&reference::Input::dense(&file.input, file.batch)?)?;
     let gradients = model.backward(&pass, &d_output(file))?;
-    let computed = Computed {
-        hidden: pass.hidden().to_vec(),
-        output: pass.output().to_vec(),
-        gradients: gradients.parameters.to_flat(),
-        grad_input: gradients.input.unwrap_or_default(),
-    };
-    compare(file, &computed, "reference", Tolerances::REFERENCE)
+    let values = Values { hidden: pass.hidden().to_vec(), output: pass.output().to_vec() };
+    let gradients =
+        Gradients { parameters: gradients.parameters.to_flat(), input: gradients.input.unwrap_or_default() };
+    let comparison = Comparison { file, device: "reference", tolerances: Tolerances::REFERENCE };
+    let mut checks = comparison.values(&values, &of_file(file), file.loss);
+    checks.extend(comparison.gradients(&gradients)?);
+    Ok(checks)
 }
 
-/// A device's checks of a cell file: a scan over dense input, the read-out, and the way back.
+/// A device's checks of a cell file: a scan over dense input, the read-out, and the way back. Of a device that cannot
+/// train the values only, and those against the oracle with weights, input and `h` rounded to the device's type.
 ///
 /// # Errors
 /// The device's.
 pub fn device<B: Backend>(file: &CellFile, backend: &B, tolerances: Tolerances) -> Result<Vec<Check>> {
+    let name = backend.name();
+    let comparison = Comparison { file, device: &name, tolerances };
+    if !backend.can_train() {
+        let (expected, loss) = rounded(file, backend.dtype())?;
+        return Ok(comparison.values(&session(file, backend)?, &expected, loss));
+    }
     let parameters = Parameters::new(&file.config, backend.clone(), &narrow(&file.parameters))?;
     let input = narrow(&file.input);
     let sequences: Vec<&[f32]> = input.chunks_exact(file.time * file.config.input).collect();
@@ -85,13 +106,46 @@ pub fn device<B: Backend>(file: &CellFile, backend: &B, tolerances: Tolerances) 
     let hidden = tape.scan_dense(&parameters, &sequences, Outputs::All)?;
     let output = tape.readout(&parameters, hidden)?;
     let gradients = tape.backward_from(output, &narrow(&d_output(file)))?.to_vec()?;
-    let computed = Computed {
-        hidden: widen(&tape.value(hidden)?),
-        output: widen(&tape.value(output)?),
-        gradients: widen(&gradients),
-        grad_input: widen(&tape.d_input(hidden)?),
+    let values = Values { hidden: widen(&tape.value(hidden)?), output: widen(&tape.value(output)?) };
+    let gradients = Gradients { parameters: widen(&gradients), input: widen(&tape.d_input(hidden)?) };
+    let mut checks = comparison.values(&values, &of_file(file), file.loss);
+    checks.extend(comparison.gradients(&gradients)?);
+    Ok(checks)
+}
+
+/// The values by a session over dense input.
+fn session<B: Backend>(file: &CellFile, backend: &B) -> Result<Values> {
+    let checkpoint = Checkpoint::new(file.config.clone(), narrow(&file.parameters));
+    let model = Model::new(&checkpoint, backend.clone())?;
+    let mut session = model.session().max_batch(file.batch).max_time(file.time).dense().build()?;
+    let input = narrow(&file.input);
+    let sequences: Vec<&[f32]> = input.chunks_exact(file.time * file.config.input).collect();
+    let output = widen(&session.forward_dense(&sequences)?);
+    Ok(Values { hidden: widen(&session.hidden()?), output })
+}
+
+/// What the oracle gives where it rounds as a device of that type does, and the loss. The read-out is f32 in all.
+fn rounded(file: &CellFile, dtype: Dtype) -> Result<(Values, f64)> {
+    let round = match dtype {
+        Dtype::F32 => reference::round_f32,
+        Dtype::Bf16 => reference::round_bf16,
+        Dtype::F16 => reference::round_f16,
     };
-    compare(file, &computed, &backend.name(), tolerances)
+    // A device is given f32.
+    let weights = reference::Parameters::from_flat(&file.config, &widen(&narrow(&file.parameters)))?;
+    let readout = weights.readout.clone();
+    let mut weights = weights.round_weights(round);
+    weights.readout = readout;
+    let model = reference::Model::new(&file.config, weights)?.round_hidden(round);
+    let input: Vec<f64> = widen(&narrow(&file.input)).into_iter().map(round).collect();
+    let pass = model.forward(&reference::Input::dense(&input, file.batch)?)?;
+    let loss = d_output(file).iter().zip(pass.output()).map(|(d, y)| d * y).sum();
+    Ok((Values { hidden: pass.hidden().to_vec(), output: pass.output().to_vec() }, loss))
+}
+
+/// The values that the file holds.
+fn of_file(file: &CellFile) -> Values {
+    Values { hidden: file.hidden.clone(), output: file.output.clone() }
 }
 
 /// The cell files that a path names: itself, or every `.safetensors` file of a folder, sorted.
@@ -124,27 +178,49 @@ fn d_output(file: &CellFile) -> Vec<f64> {
     file.cotangent.iter().map(|cotangent| cotangent / rows).collect()
 }
 
-fn compare(file: &CellFile, computed: &Computed, device: &str, tolerances: Tolerances) -> Result<Vec<Check>> {
-    let mut checks = Vec::new();
-    let mut check = |tensor: String, error: f64, tolerance: f64| {
-        checks.push(Check { tensor, device: device.to_owned(), error, tolerance });
-    };
-    let over_time =
-        |found: &[f64], expected: &[f64]| worst_position(found, expected, file.batch, file.time).0;
-    check("hidden".into(), over_time(&computed.hidden, &file.hidden), tolerances.values);
-    check("output".into(), over_time(&computed.output, &file.output), tolerances.values);
-    // A sum of terms of both signs: its error is relative to what was summed, not to what was left of it.
-    let terms: Vec<f64> = d_output(file).iter().zip(&computed.output).map(|(d, y)| d * y).collect();
-    let (loss, size) = terms.iter().fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-    let error = (loss - file.loss).abs() / f64::max(size, f64::MIN_POSITIVE);
-    check("loss".into(), if error.is_finite() { error } else { f64::INFINITY }, tolerances.values);
-    for parameter in &file.config.layout()?.names {
-        let range = parameter.range.clone();
-        let error = relative_error(&computed.gradients[range.clone()], &file.gradients[range]);
-        check(format!("grad.{}", parameter.name), error, tolerances.gradients);
+/// How what a device computed of a file is judged.
+struct Comparison<'a> {
+    file: &'a CellFile,
+    device: &'a str,
+    tolerances: Tolerances,
+}
+
+impl Comparison<'_> {
+    fn check(&self, tensor: &str, error: f64, tolerance: f64) -> Check {
+        Check { tensor: tensor.to_owned(), device: self.device.to_owned(), error, tolerance }
     }
-    check("grad.input".into(), over_time(&computed.grad_input, &file.grad_input), tolerances.gradients);
-    Ok(checks)
+
+    /// Relative error at the worst position of time.
+    fn over_time(&self, found: &[f64], expected: &[f64]) -> f64 {
+        worst_position(found, expected, self.file.batch, self.file.time).0
+    }
+
+    fn values(&self, found: &Values, expected: &Values, expected_loss: f64) -> Vec<Check> {
+        // A sum of terms of both signs: its error is relative to what was summed, not to what was left of it.
+        let terms: Vec<f64> = d_output(self.file).iter().zip(&found.output).map(|(d, y)| d * y).collect();
+        let (loss, size) = terms.iter().fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+        let error = (loss - expected_loss).abs() / f64::max(size, f64::MIN_POSITIVE);
+        let error = if error.is_finite() { error } else { f64::INFINITY };
+        let most = self.tolerances.values;
+        vec![
+            self.check("hidden", self.over_time(&found.hidden, &expected.hidden), most),
+            self.check("output", self.over_time(&found.output, &expected.output), most),
+            self.check("loss", error, most),
+        ]
+    }
+
+    fn gradients(&self, found: &Gradients) -> Result<Vec<Check>> {
+        let Comparison { file, tolerances: Tolerances { gradients: most, .. }, .. } = *self;
+        let mut checks = Vec::new();
+        for parameter in &file.config.layout()?.names {
+            let range = parameter.range.clone();
+            let error = relative_error(&found.parameters[range.clone()], &file.gradients[range]);
+            checks.push(self.check(&format!("grad.{}", parameter.name), error, most));
+        }
+        let error = self.over_time(&found.input, &file.grad_input);
+        checks.push(self.check("grad.input", error, most));
+        Ok(checks)
+    }
 }
 
 fn narrow(values: &[f64]) -> Vec<f32> {

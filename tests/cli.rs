@@ -63,7 +63,12 @@ fn wrong_usage_is_one_line_with_its_mend() {
     }
     refuses(&["train", "parity_check", "--learning-rate", "nan"], &["--learning-rate", "positive"]);
     refuses(&["train", "parity_check", "--cell", "gru"], &["gru", "lstm or rnn"]);
-    refuses(&["train", "parity_check", "--device", "cuda:0"], &["cuda:0", "use cpu"]);
+    #[cfg(not(feature = "cuda"))]
+    refuses(&["train", "parity_check", "--device", "cuda:0"], &["cuda:0", "no CUDA backend", "use cpu"]);
+    for device in ["gpu", "cuda:", "cuda:x", "cuda:-1"] {
+        refuses(&["verify", "x", "--device", device], &[device, "use cpu"]);
+    }
+    refuses(&["verify", "x", "--dtype", "fp16"], &["fp16", "f32, bf16 or f16"]);
     refuses(&["train", "--resume", "runs/x", "--hidden", "8"], &["--resume", "--hidden"]);
     refuses(&["evaluate", "x", "--lengths", "5-2"], &["5-2", "first <= last"]);
     refuses(&["sample", "parity_check", "--length", "0"], &["--length", "1.."]);
@@ -86,6 +91,7 @@ fn failures_are_one_line_with_their_mend() {
     refuses(&["evaluate", "taken"], &["model.safetensors"]);
     refuses(&["verify", "taken"], &["taken", "no .safetensors file"]);
     refuses(&["verify", "text"], &["text"]);
+    refuses(&["verify", "text", "--dtype", "bf16"], &["bf16 on cpu", "use f32"]);
     let task = golden("tasks/parity_check.safetensors");
     refuses(&["verify", task.to_str().expect("utf-8")], &["expected a cell file"]);
     assert_eq!(fs::read_dir(folder.path().join("taken")).expect("readable").count(), 0, "something was left");
@@ -274,4 +280,105 @@ fn tasks_samples_and_info_print_what_they_should() {
     }
     let text = stdout(&run(folder.path(), &["info"]));
     assert!(text.contains(pr_lstm::CpuPath::detect().name()), "{text}");
+}
+
+/// The same on CUDA: the virtual GPU, whose library the program is led to.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::*;
+
+    const CUDA: [&str; 2] = ["--device", "cuda:0"];
+
+    fn on_gpu(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let library = virtual_gpu::directory().expect("the virtual GPU was built with the tests");
+        let mut command = program(folder, arguments);
+        command.env("LD_LIBRARY_PATH", library);
+        for (name, value) in variables {
+            command.env(format!("PR_LSTM_VIRTUAL_GPU_{name}"), value);
+        }
+        command.output().expect("the program starts")
+    }
+
+    /// Fails with one line on stderr that holds each of `words`.
+    fn refuses(folder: &Path, arguments: &[&str], variables: &[(&str, &str)], words: &[&str]) {
+        let output = on_gpu(folder, arguments, variables);
+        let error = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+        for word in words {
+            assert!(error.contains(word), "{arguments:?}: no `{word}` in: {error}");
+        }
+        assert!(output.stdout.is_empty(), "{arguments:?} printed something");
+    }
+
+    #[test]
+    fn verify_passes_on_every_golden_cell_file_in_every_type() {
+        let folder = temporary();
+        let cells = golden("cell");
+        let cells = cells.to_str().expect("utf-8");
+        for (dtype, tolerance) in [("f32", 1e-4), ("bf16", 2e-2), ("f16", 5e-3)] {
+            let arguments = ["verify", cells, "--json", "--device", "cuda:0", "--dtype", dtype];
+            let text = stdout(&on_gpu(folder.path(), &arguments, &[]));
+            let lines: Vec<Value> =
+                text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            let found: Vec<&Value> = lines.iter().filter(|line| line["device"] == "cuda:0").collect();
+            assert_eq!(found.len(), 3 * cell_files().len(), "hidden, output and loss of every file");
+            assert!(found.iter().all(|line| line["ok"] == true && line["tolerance"] == tolerance));
+            // A type that was not used would leave no error of its size.
+            let worst = found.iter().filter_map(|line| line["error"].as_f64()).fold(0.0, f64::max);
+            println!("{dtype}: {worst:e}");
+            assert!(if dtype == "f32" { worst < 1e-5 } else { worst > 1e-5 }, "{dtype}: {worst:e}");
+        }
+    }
+
+    #[test]
+    fn evaluate_gives_what_the_cpu_gives() {
+        let folder = temporary();
+        let train = ["train", "parity_check", "--steps", "3", "--out", "run"];
+        stdout(&run(folder.path(), &[&train[..], &SMALL].concat()));
+        let evaluate = ["evaluate", "run", "--lengths", "1-9", "--samples", "20", "--json"];
+        let expected = stdout(&run(folder.path(), &evaluate));
+        let found = stdout(&on_gpu(folder.path(), &[&evaluate[..], &CUDA].concat(), &[]));
+        let [expected, found]: [Value; 2] =
+            [expected, found].map(|text| serde_json::from_str(&text).expect("JSON"));
+        assert_eq!(found["accuracy"].as_array().map(Vec::len), Some(9));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn training_and_devices_that_are_not_there_are_one_line() {
+        let folder = temporary();
+        let train = ["train", "parity_check", "--device", "cuda:0", "--out", "run"];
+        refuses(folder.path(), &train, &[], &["training on cuda:0", "train with cpu"]);
+        assert!(!folder.path().join("run").exists(), "a folder was left");
+        let other = ["evaluate", "x", "--device", "cuda:7"];
+        refuses(folder.path(), &other, &[], &["device", "below 1", "got 7"]);
+        let here = ["evaluate", "x", "--device", "cuda:0"];
+        refuses(folder.path(), &here, &[], &["cannot read x"]);
+        refuses(folder.path(), &here, &[("COUNT", "0")], &["CUDA is not available", "no device"]);
+        refuses(folder.path(), &here, &[("CHIP", "sm_75")], &["sm_75", "sm_80 or newer"]);
+        refuses(folder.path(), &here, &[("DRIVER", "11000")], &["CUDA 11.0", "at least 11.4"]);
+    }
+
+    #[test]
+    fn info_names_devices_images_and_paths() {
+        let folder = temporary();
+        let text = stdout(&on_gpu(folder.path(), &["info"], &[("COUNT", "2"), ("MEMORY", "8G")]));
+        for ordinal in 0..2 {
+            let line = format!("cuda:{ordinal}, Virtual GPU sm_80, sm_80, 8.0 GiB, driver of CUDA 13.0");
+            assert!(text.contains(&line), "{text}");
+        }
+        for path in ["cuda f32 split wide", "cuda bf16 wide", "cuda f16 wide"] {
+            let lines: Vec<&str> = text.lines().filter(|line| line.contains(path)).collect();
+            assert_eq!(lines.len(), 2, "{text}");
+            // The virtual GPU takes no cubin.
+            assert!(lines.iter().all(|line| line.contains("PTX ")), "{text}");
+        }
+        let text = stdout(&on_gpu(folder.path(), &["info"], &[("CHIP", "sm_89")]));
+        assert!(text.contains("cuda f32 ffma wide"), "{text}");
+        let text = stdout(&on_gpu(folder.path(), &["info"], &[("COUNT", "0")]));
+        assert!(text.contains("CUDA is not available: the driver finds no device"), "{text}");
+        let text = stdout(&on_gpu(folder.path(), &["info"], &[("CHIP", "sm_70")]));
+        assert!(text.contains("sm_70") && text.contains("sm_80 or newer"), "{text}");
+    }
 }

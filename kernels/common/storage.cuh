@@ -52,7 +52,7 @@ template <class Format>
 struct Narrow {
     using Element = uint16_t;
     static constexpr bool kTensor = true;
-    static constexpr bool kCoarse = false; // 16 bits do not see what tanh.approx loses
+    static constexpr bool kCoarse = true; // 16 bits do not see what tanh.approx loses
     static constexpr int kPlanes = 1;
     static constexpr int kStages = 4;
 

@@ -16,8 +16,10 @@ use std::str::FromStr;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pr_lstm::backend::Backend as _;
 use pr_lstm::tasks::Task;
-use pr_lstm::{Cell, Cpu, Error, Result};
+use pr_lstm::verify::Tolerances;
+use pr_lstm::{Cell, Cpu, Dtype, Error, Result};
 
 /// Train, evaluate and verify Parallel Recursive LSTMs.
 #[derive(Parser)]
@@ -164,29 +166,64 @@ struct VerifyArgs {
     device: DeviceArgs,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone, Copy)]
 struct DeviceArgs {
-    /// The device that computes.
+    /// The device that computes: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: Device,
+    /// The type in which weights and states are kept: f32, bf16 or f16.
+    #[arg(long, default_value_t)]
+    dtype: Dtype,
 }
 
 /// A device that a person named.
 #[derive(Clone, Copy)]
 enum Device {
     Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(usize),
 }
 
 impl FromStr for Device {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name {
-            "cpu" => Ok(Device::Cpu),
-            _ if name.starts_with("cuda") => Err("this build has no CUDA backend, use cpu".into()),
-            _ => Err("use cpu".into()),
+        if name == "cpu" {
+            return Ok(Device::Cpu);
+        }
+        #[cfg(not(feature = "cuda"))]
+        return Err(match name.starts_with("cuda") {
+            true => "this build has no CUDA backend, use cpu".into(),
+            false => "use cpu".into(),
+        });
+        #[cfg(feature = "cuda")]
+        match name.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(ordinal)) => Ok(Device::Cuda(ordinal)),
+            _ => Err("use cpu, or cuda:N with the device's number, as cuda:0".into()),
         }
     }
+}
+
+/// Does the work on the device that was named: the one place that knows which there are. The work is generic, and gets
+/// what `verify` allows on that device.
+macro_rules! on_device {
+    ($args:expr, |$backend:ident, $tolerances:pat_param| $work:expr) => {{
+        let DeviceArgs { device, dtype } = $args;
+        match device {
+            Device::Cpu => Cpu::new().with_dtype(dtype).map_err(Failure::from).and_then(|$backend| {
+                let $tolerances = Tolerances::CPU_F32;
+                $work
+            }),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => pr_lstm::Cuda::new(ordinal)
+                .and_then(|cuda| cuda.with_dtype(dtype))
+                .map_err(Failure::from)
+                .and_then(|$backend| {
+                    let $tolerances = Tolerances::cuda(dtype);
+                    $work
+                }),
+        }
+    }};
 }
 
 /// A range of lengths, `A-B` or one length.
@@ -261,15 +298,13 @@ pub fn run() -> ExitCode {
     };
     let out = &mut io::stdout().lock();
     let result = match cli.command {
-        Command::Train(args) => match args.device.device {
-            Device::Cpu => train::run(args, Cpu::new(), out),
-        },
-        Command::Evaluate(args) => match args.device.device {
-            Device::Cpu => evaluate::run(&args, Cpu::new(), out),
-        },
-        Command::Verify(args) => match args.device.device {
-            Device::Cpu => verify::run(&args, &Cpu::new(), out),
-        },
+        Command::Train(args) => on_device!(args.device, |backend, _| train::run(args, backend, out)),
+        Command::Evaluate(args) => {
+            on_device!(args.device, |backend, _| evaluate::run(&args, backend, out))
+        }
+        Command::Verify(args) => {
+            on_device!(args.device, |backend, most| verify::run(&args, &backend, most, out))
+        }
         Command::Tasks => show::tasks(out),
         Command::Sample(args) => show::sample(&args, out),
         Command::Info => show::info(out),

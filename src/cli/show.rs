@@ -55,8 +55,9 @@ pub fn info(out: &mut impl Write) -> Result<(), Failure> {
     let target = format!("{} {}", std::env::consts::ARCH, std::env::consts::OS);
     writeln!(
         out,
-        "target      {target}, features: cli, tasks{}",
-        if cfg!(feature = "rayon") { ", rayon" } else { "" }
+        "target      {target}, features: cli, tasks{}{}",
+        if cfg!(feature = "rayon") { ", rayon" } else { "" },
+        if cfg!(feature = "cuda") { ", cuda" } else { "" },
     )?;
     writeln!(out, "processor   {}", processor().join(" "))?;
     for path in CpuPath::ALL {
@@ -68,7 +69,51 @@ pub fn info(out: &mut impl Write) -> Result<(), Failure> {
         writeln!(out, "cpu path    {:<8}{word}", path.name())?;
     }
     writeln!(out, "device      cpu, {} threads", super::train::threads())?;
+    cuda(out)
+}
+
+/// The CUDA devices: none in this build.
+#[cfg(not(feature = "cuda"))]
+fn cuda(out: &mut impl Write) -> Result<(), Failure> {
     writeln!(out, "device      cuda: not in this build")?;
+    Ok(())
+}
+
+/// The CUDA devices, and for each type which image and path a pass takes; or why there are none.
+#[cfg(feature = "cuda")]
+fn cuda(out: &mut impl Write) -> Result<(), Failure> {
+    use pr_lstm::backend::Backend as _;
+    use pr_lstm::cuda::{Cuda, Device, count};
+
+    let devices = match count() {
+        Ok(devices) => devices,
+        Err(error) => {
+            writeln!(out, "device      {error}")?;
+            return Ok(());
+        }
+    };
+    for ordinal in 0..devices {
+        let cuda = match Cuda::new(ordinal) {
+            Ok(cuda) => cuda,
+            Err(error) => {
+                writeln!(out, "device      {error}")?;
+                continue;
+            }
+        };
+        let Device { name, chip, memory, driver, .. } = cuda.device();
+        let (gib, driver) = (*memory as f64 / f64::from(1 << 30), (driver / 1000, driver % 1000 / 10));
+        writeln!(
+            out,
+            "device      cuda:{ordinal}, {name}, sm_{chip}, {gib:.1} GiB, driver of CUDA {}.{}",
+            driver.0, driver.1
+        )?;
+        for dtype in pr_lstm::Dtype::ALL {
+            match cuda.clone().with_dtype(dtype) {
+                Ok(cuda) => writeln!(out, "  {dtype:<10}{:<22}{}", cuda.path_name(), cuda.image())?,
+                Err(error) => writeln!(out, "  {dtype:<10}{error}")?,
+            }
+        }
+    }
     Ok(())
 }
 

@@ -10,7 +10,12 @@ use serde_json::json;
 use super::{Failure, VerifyArgs};
 
 /// Prints a line a tensor; fails if one is out of tolerance or a file is not a cell file.
-pub fn run<B: Backend>(args: &VerifyArgs, backend: &B, out: &mut impl Write) -> Result<(), Failure> {
+pub fn run<B: Backend>(
+    args: &VerifyArgs,
+    backend: &B,
+    tolerances: Tolerances,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     let mut files = Vec::new();
     for path in &args.paths {
         files.extend(verify::files(path)?);
@@ -20,7 +25,7 @@ pub fn run<B: Backend>(args: &VerifyArgs, backend: &B, out: &mut impl Write) -> 
         let file = CellFile::read(path)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let mut checks = verify::reference(&file)?;
-        checks.extend(verify::device(&file, backend, Tolerances::CPU_F32)?);
+        checks.extend(verify::device(&file, backend, tolerances)?);
         for check in checks {
             let verdict = if check.ok() { "ok" } else { "TOO LARGE" };
             if args.json {

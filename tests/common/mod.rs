@@ -15,7 +15,9 @@ use pr_lstm::random::{Purpose, Random};
 
 /// A file of `tests/golden`.
 pub fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    // At run time first: on another machine (scripts/gpu-bundle) the files lie elsewhere.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/golden").join(name)
 }
 
 /// Every golden cell file, in alphabetical order.

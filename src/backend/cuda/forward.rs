@@ -3,13 +3,14 @@
 
 use cudarc::driver::CudaView;
 
+use super::Cuda;
 use super::arguments::{CellArguments, CollectArguments, InputArguments, TokensArguments};
+use super::backend::CudaInput;
 use super::kernels::{Kind, Tile};
 use super::launch::Span;
 use super::plan::{CudaPlan, List, MOST_ROWS, Regions};
 use super::storage::{Layer, Sizes};
 use super::weights::CudaWeights;
-use super::{Cuda, CudaInput};
 use crate::error::Result;
 
 /// Steps of at least this many rows run in tiles of 128.
@@ -103,7 +104,7 @@ impl Forward<'_> {
             };
             cuda.elementwise("store the input", &cuda.kernels().input, &arguments, rows * padded)?;
             let (weights, bias) = self.packed(&self.weights.leaf);
-            let leaf = |first: usize| CellArguments {
+            let leaf = |start: usize| CellArguments {
                 input: buffer,
                 c_in: 0,
                 h_out: self.h,
@@ -114,8 +115,8 @@ impl Forward<'_> {
                 right: 0,
                 out: self.list(List::Leaves, first),
                 width: plan.width as u32,
-                first: first as u32,
-                rows: MOST_ROWS.min(rows - first) as u32,
+                first: start as u32,
+                rows: MOST_ROWS.min(rows - start) as u32,
                 count: count as u32,
                 units: self.sizes().units as u32,
                 segment: padded as u32,

@@ -23,10 +23,6 @@ struct Image {
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 impl Image {
-    fn find(name: &str) -> Option<&'static Image> {
-        IMAGES.iter().find(|image| image.name == name)
-    }
-
     /// The PTX's version, `8.0`.
     fn ptx_version(&self) -> &'static str {
         let line = self.ptx.lines().find_map(|line| line.strip_prefix(".version"));
@@ -46,6 +42,47 @@ impl Image {
             if chips.is_empty() { "no cubin".into() } else { format!("cubins for {}", chips.join(", ")) };
         format!("{cubins} and PTX {} for compute_80", self.ptx_version())
     }
+
+    /// Loads the cubin for the device's chip, else the PTX.
+    fn load(&self, context: &Arc<CudaContext>, device: &Device) -> Result<Loaded> {
+        use CUresult as E;
+        let (chip, name) = (device.chip, device_name(device.ordinal));
+        let unavailable = |why: String| {
+            let what = format!("the image `{}` of kernels for {name} (sm_{chip})", self.name);
+            Err(Error::Unavailable { what, why })
+        };
+        if let Some((made_for, cubin)) = self.cubin(chip) {
+            match context.load_module(Ptx::from_binary(cubin.to_vec())) {
+                Ok(module) => return Ok(Loaded { module, from: format!("cubin sm_{made_for}") }),
+                // An older driver may not know the cubin's format and still compile the PTX.
+                Err(DriverError(
+                    E::CUDA_ERROR_NO_BINARY_FOR_GPU
+                    | E::CUDA_ERROR_INVALID_IMAGE
+                    | E::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+                )) => {}
+                Err(error) => return Err(failed(&name, "load kernels", error)),
+            }
+        }
+        let (ptx, driver) = (self.ptx_version(), version(device.driver));
+        match context.load_module(Ptx::from_src(self.ptx)) {
+            Ok(module) => Ok(Loaded { module, from: format!("PTX {ptx}") }),
+            Err(DriverError(E::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => unavailable(format!(
+                "the driver, of CUDA {driver}, is too old for PTX {ptx}: update the driver, or build with \
+                 PR_LSTM_CUDA_ARCHS=sm_{chip}"
+            )),
+            Err(DriverError(
+                E::CUDA_ERROR_NO_BINARY_FOR_GPU
+                | E::CUDA_ERROR_INVALID_PTX
+                | E::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+                | E::CUDA_ERROR_JIT_COMPILATION_DISABLED,
+            )) => unavailable(format!(
+                "this build has {}, and the driver, of CUDA {driver}, takes none of them: build with \
+                 PR_LSTM_CUDA_ARCHS=sm_{chip}",
+                self.contents()
+            )),
+            Err(error) => Err(failed(&name, "compile kernels", error)),
+        }
+    }
 }
 
 /// A module of kernels on a device, and what it was made from: `cubin sm_90` or `PTX 8.0`.
@@ -54,58 +91,23 @@ pub(super) struct Loaded {
     pub from: String,
 }
 
-/// Loads an image.
+/// Loads an image of this build.
 ///
 /// # Errors
 /// [`Error::Unavailable`] that names the image, the chip and the mend, if this build has none that the device takes.
 pub(super) fn load(context: &Arc<CudaContext>, device: &Device, name: &str) -> Result<Loaded> {
-    let unavailable = |why: String| Error::Unavailable {
-        what: format!(
-            "the image `{name}` of kernels for {} (sm_{})",
-            device_name(device.ordinal),
-            device.chip
-        ),
-        why,
-    };
-    let Some(image) = Image::find(name) else {
-        let why = "this build has no kernels, since it was made for documentation only: build it with nvcc";
-        return Err(unavailable(why.into()));
-    };
-    if let Some((chip, cubin)) = image.cubin(device.chip) {
-        match context.load_module(Ptx::from_binary(cubin.to_vec())) {
-            Ok(module) => return Ok(Loaded { module, from: format!("cubin sm_{chip}") }),
-            // An older driver may not know the cubin's format and still compile the PTX.
-            Err(DriverError(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_INVALID_IMAGE)) => {
-            }
-            Err(error) => return Err(failed(&device_name(device.ordinal), "load kernels", error)),
-        }
-    }
-    match context.load_module(Ptx::from_src(image.ptx)) {
-        Ok(module) => Ok(Loaded { module, from: format!("PTX {}", image.ptx_version()) }),
-        Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => Err(unavailable(format!(
-            "the driver, of CUDA {}, is too old for its PTX {}: update the driver, or build with \
-             PR_LSTM_CUDA_ARCHS=sm_{}",
-            version(device.driver),
-            image.ptx_version(),
-            device.chip
-        ))),
-        Err(DriverError(
-            CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
-            | CUresult::CUDA_ERROR_INVALID_PTX
-            | CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
-            | CUresult::CUDA_ERROR_JIT_COMPILATION_DISABLED,
-        )) => Err(unavailable(format!(
-            "this build has {}, and the driver, of CUDA {}, takes none of them: build with PR_LSTM_CUDA_ARCHS=sm_{}",
-            image.contents(),
-            version(device.driver),
-            device.chip
-        ))),
-        Err(error) => Err(failed(&device_name(device.ordinal), "compile kernels", error)),
+    match IMAGES.iter().find(|image| image.name == name) {
+        Some(image) => image.load(context, device),
+        None => Err(Error::Unavailable {
+            what: format!("the image `{name}` of kernels"),
+            why: "this build has none, since it was made for documentation only: build it with nvcc".into(),
+        }),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::driver;
     use super::*;
 
     #[test]
@@ -120,5 +122,33 @@ mod tests {
             assert_eq!(image.cubin(chip).map(|cubin| cubin.0), expected, "sm_{chip}");
         }
         assert_eq!(image.contents(), "cubins for sm_80, sm_86, sm_90 and PTX 7.4 for compute_80");
+    }
+
+    #[test]
+    fn what_a_device_does_not_take_is_told_with_its_mend() {
+        if std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
+            return;
+        }
+        virtual_gpu::load().expect("the virtual GPU was built with the tests");
+        let context = driver::open(0).expect("a device");
+        let device = driver::describe(&context).expect("a device");
+        let load = |ptx, cubins| {
+            Image { name: "test", ptx, cubins }.load(&context, &device).map(|loaded| loaded.from)
+        };
+        let good = ".version 7.4\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\nret;\n}\n";
+        let cubins: &[(u32, &[u8])] = &[(80, b"\x7fELF, and so on, to the end")];
+        assert_eq!(load(good, cubins).expect("the PTX"), "PTX 7.4");
+        let refused = |ptx, words: &[&str]| {
+            let error = load(ptx, cubins).expect_err("not for this device").to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        };
+        let newer = ".version 9.9\n.target sm_80\n.address_size 64\n";
+        refused(
+            newer,
+            &["`test`", "cuda:0 (sm_80)", "CUDA 13.0", "too old for PTX 9.9", "update the driver"],
+        );
+        let other = ".version 7.4\n.target sm_90\n.address_size 64\n";
+        refused(other, &["cubins for sm_80 and PTX 7.4", "takes none", "PR_LSTM_CUDA_ARCHS=sm_80"]);
+        assert_eq!(load(good, &[]).expect("the PTX"), "PTX 7.4");
     }
 }

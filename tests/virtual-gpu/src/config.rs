@@ -1,7 +1,6 @@
 //! What the environment says about the device.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 /// What a chip has.
 #[derive(Clone, Copy, Debug)]
@@ -111,8 +110,8 @@ pub struct Config {
     pub driver: u32,
     /// Threads to run blocks on.
     pub threads: usize,
-    /// How long a launch may take.
-    pub limit: Duration,
+    /// How long a launch may take, in milliseconds; may change while the process runs.
+    pub limit: AtomicU64,
     /// Seed of the shuffle, 0 for none; may change while the process runs.
     pub seed: AtomicU64,
     /// Whether multiplications and additions that a compiler may contract are errors.
@@ -156,7 +155,7 @@ impl Config {
             count: read("COUNT").unwrap_or(1),
             driver: read("DRIVER").unwrap_or(13000),
             threads: read("THREADS").unwrap_or(cores),
-            limit: Duration::from_secs(read("TIMEOUT").unwrap_or(120)),
+            limit: AtomicU64::new(read("TIMEOUT").unwrap_or(120u64).saturating_mul(1000)),
             seed: AtomicU64::new(read("SEED").unwrap_or(0)),
             strict_float: AtomicBool::new(read("STRICT_FLOAT").is_some_and(|v: String| v != "0")),
         }

@@ -120,7 +120,7 @@ pub fn allocations() -> usize {
     f()
 }
 
-/// Sets `seed` or `strict_float` of the loaded driver; `false` for another name.
+/// Sets `seed`, `strict_float` or `timeout` (in milliseconds) of the loaded driver; `false` for another name.
 pub fn set(name: &str, value: u64) -> bool {
     let (Some(at), Ok(name)) = (call("virtual_gpu_set"), CString::new(name)) else { return false };
     // SAFETY: the call has this type.

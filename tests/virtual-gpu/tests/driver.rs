@@ -43,7 +43,7 @@ fn images_that_are_not_for_this_chip() {
     assert_eq!(code(binary), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
     let text = around("");
     assert_eq!(load(&text), CUresult::CUDA_SUCCESS);
-    assert_eq!(load(&text.replace("sm_80", "sm_90")), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+    assert_eq!(load(&text.replace("sm_80", "sm_90")), CUresult::CUDA_ERROR_INVALID_PTX);
     assert_eq!(load(&text.replace("8.0", "9.9")), CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION);
     assert_eq!(load(&text.replace("ret;", "ret")), CUresult::CUDA_ERROR_INVALID_PTX);
     let module = context.load_module(Ptx::from_src(text)).unwrap();

@@ -440,3 +440,331 @@ fn matrices_are_loaded_by_the_manual() {
         }
     }
 }
+
+/// Runs `body` on one warp and expects it to fail.
+fn fails(body: &str) -> String {
+    let (context, stream) = device();
+    let f = kernel(&context, &around(body), "k");
+    let input = stream.clone_htod(&[0u32; 64]).unwrap();
+    let mut output = stream.alloc_zeros::<u32>(64).unwrap();
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&input).arg(&mut output);
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
+    stream.synchronize().expect_err(body);
+    virtual_gpu::last_error()
+}
+
+#[test]
+fn registers_that_were_never_written() {
+    let _alone = alone();
+    let word = |body: &str, words: &[&str]| {
+        let error = fails(body);
+        for w in ["register that was never written", "kernel k", "PTX line"].iter().chain(words) {
+            assert!(error.contains(w), "'{w}' is missing in: {error}");
+        }
+    };
+    word("add.u32 %r1, %r2, 1;\nst.global.u32 [%rd1], %r1;", &["add.u32", "thread (0, 0, 0)"]);
+    word("st.global.f32 [%rd1], %f1;", &["st.global.f32"]);
+    word("ld.global.u32 %r1, [%rd2];", &["ld.global.u32"]);
+    word("@%p1 st.global.u32 [%rd1], %r0;", &["@%p1 st.global.u32"]);
+    word(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f4, %f5, %f6, %f7}, {%r0, %r0, %r0, %r0}, {%r0, %r0}, {%f0, %f1, %f2, %f3};",
+        &["mma.sync"],
+    );
+    // Written by some lanes only, in one branch only, and moved before it is used.
+    word(
+        "setp.lt.u32 %p1, %r0, 5;\n@%p1 mov.u32 %r1, 7;\nmov.u32 %r2, %r1;\nadd.u32 %r3, %r2, 1;",
+        &["add.u32 %r3", "thread (5, 0, 0)"],
+    );
+    word(
+        "setp.lt.u32 %p1, %r0, 5;\n@%p1 bra A;\nmov.u32 %r1, 7;\nA:\nxor.b32 %r2, %r1, 1;",
+        &["xor.b32", "thread (0, 0, 0)"],
+    );
+    // A loop may leave a register unwritten in its first round.
+    word(
+        "mov.u32 %r1, 0;\nL:\nadd.u32 %r3, %r1, %r2;\nmov.u32 %r2, 1;\nadd.u32 %r1, %r1, 1;\nsetp.lt.u32 %p1, %r1, 3;\n@%p1 bra L;",
+        &["add.u32 %r3"],
+    );
+    // The same where every lane that reads has written: nothing is wrong.
+    let fine = "setp.lt.u32 %p1, %r0, 5;\n@%p1 mov.u32 %r1, 7;\n@!%p1 mov.u32 %r1, 8;\nmov.u32 %r4, %r1;\n\
+                setp.eq.u32 %p2, %r0, 0;\n@%p2 mov.u32 %r5, 9;\n@%p2 add.u32 %r4, %r4, %r5;\n@%p2 st.global.u32 [%rd1], %r4;";
+    assert_eq!(run(fine, &[0])[0], 16);
+}
+
+#[test]
+fn lanes_that_name_each_other() {
+    let _alone = alone();
+    let store = "mul.wide.u32 %rd2, %r0, 4;\nadd.s64 %rd3, %rd1, %rd2;\nst.global.u32 [%rd3], %r4;";
+    // Two halves of a warp sum for themselves in one instruction.
+    let halves = "setp.lt.u32 %p1, %r0, 16;\nselp.b32 %r5, 0xffff, 0xffff0000, %p1;\nredux.sync.add.u32 %r4, %r0, %r5;";
+    let out = run(&format!("{halves}\n{store}"), &[0]);
+    assert!(out[..16].iter().all(|&v| v == 120) && out[16..32].iter().all(|&v| v == 376), "{:?}", &out[..32]);
+    let alone = "mov.u32 %r5, 0xfffe;\nredux.sync.add.u32 %r4, %r0, %r5;";
+    assert!(fails(alone).contains("names the lanes 0x0000fffe, and is none of them"));
+    let apart = "setp.lt.u32 %p1, %r0, 3;\nselp.b32 %r5, 0xffffffff, 0xfffffffe, %p1;\nbar.warp.sync %r5;";
+    assert!(fails(apart).contains("lane 3 names 0xfffffffe"));
+    let ended = "setp.eq.u32 %p1, %r0, 3;\n@%p1 exit;\nshfl.sync.bfly.b32 %r4, %r0, 1, 31, -1;";
+    assert!(fails(ended).contains("which have ended"));
+}
+
+#[test]
+fn arguments_are_read_by_offset() {
+    let _alone = alone();
+    let (context, stream) = device();
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Arguments {
+        out: u64,
+        numbers: [u32; 27],
+        half: u16,
+        byte: u8,
+    }
+    // SAFETY: plain numbers, laid out as the kernel reads them.
+    unsafe impl cudarc::driver::DeviceRepr for Arguments {}
+    let text = |body: &str| {
+        format!(
+            ".version 7.0\n.target sm_80\n.address_size 64\n.visible .entry k(.param .align 8 .b8 a[120])\n{{\n.reg .b32 %r<20>;\n\
+             .reg .b64 %rd<20>;\n.reg .b16 %h<4>;\n.reg .f32 %f<4>;\nld.param.u64 %rd1, [a];\n{body}\nret;\n}}\n"
+        )
+    };
+    let body = "ld.param.v2.u32 {%r1, %r2}, [a+8];\nld.param.f32 %f1, [a+16];\nld.param.u16 %h1, [a+116];\nld.param.s8 %r4, [a+118];\n\
+                mov.b64 %rd2, a;\nmov.u32 %r5, 3;\nmul.wide.u32 %rd3, %r5, 4;\nadd.s64 %rd4, %rd2, %rd3;\nld.param.u32 %r6, [%rd4+8];\n\
+                cvt.u32.u16 %r3, %h1;\nst.global.v4.u32 [%rd1], {%r1, %r2, %r3, %r4};\nst.global.u32 [%rd1+16], %r6;\nst.global.f32 [%rd1+20], %f1;";
+    let f = kernel(&context, &text(body), "k");
+    let out = stream.alloc_zeros::<u32>(8).unwrap();
+    let address = {
+        use cudarc::driver::DevicePtr as _;
+        out.device_ptr(&stream).0
+    };
+    let arguments =
+        Arguments { out: address, numbers: std::array::from_fn(|i| 100 + i as u32), half: 65000, byte: 0x85 };
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&arguments);
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { launch.launch(shape(1, 1, 0)) }.unwrap();
+    stream.synchronize().unwrap_or_else(|e| panic!("{e}: {}", virtual_gpu::last_error()));
+    assert_eq!(stream.clone_dtoh(&out).unwrap()[..6], [100, 101, 65000, 0xffff_ff85, 103, 102]);
+    let behind =
+        context.load_module(cudarc::nvrtc::Ptx::from_src(text("ld.param.u64 %rd2, [a+116];"))).unwrap();
+    behind.load_function("k").unwrap_err();
+    assert!(virtual_gpu::last_error().contains("8 bytes at offset 116 of the arguments"));
+    assert_eq!(size_of_val(&arguments.numbers) + 8, 116);
+}
+
+#[test]
+fn copies_fill_up_with_zeros_and_end_by_groups() {
+    let _alone = alone();
+    // Every lane copies 16 bytes of which `source` come from memory; what was there before is 0xff.
+    let copy = |to: &str, from: &str, size: &str| {
+        format!("cp.async.cg.shared.global [{to}], [{from}], 16, {size};\n")
+    };
+    let body = format!(
+        ".shared .align 16 .b8 tile[1024];\nmov.u32 %r10, tile;\nshl.b32 %r1, %r0, 4;\nadd.u32 %r2, %r10, %r1;\nmov.u32 %r3, -1;\n\
+         st.shared.v4.u32 [%r2], {{%r3, %r3, %r3, %r3}};\nmul.wide.u32 %rd2, %r0, 16;\nadd.s64 %rd3, %rd0, %rd2;\nand.b32 %r4, %r0, 15;\n\
+         setp.gt.u32 %p1, %r0, 15;\nselp.b32 %r4, 16, %r4, %p1;\n{}cp.async.commit_group;\ncp.async.wait_group 0;\n\
+         ld.shared.v4.u32 {{%r5, %r6, %r7, %r8}}, [%r2];\nadd.s64 %rd4, %rd1, %rd2;\nst.global.v4.u32 [%rd4], {{%r5, %r6, %r7, %r8}};",
+        copy("%r2", "%rd3", "%r4")
+    );
+    let input: Vec<u32> = (0..128).map(|i| 0x0101_0101 * (i + 1)).collect();
+    let out = run(&body, &input);
+    for lane in 0..32 {
+        let kept = if lane > 15 { 16 } else { lane % 16 };
+        for byte in 0..16 {
+            let (word, shift) = (4 * lane + byte / 4, 8 * (byte % 4));
+            let expected = if byte < kept { input[word] >> shift & 255 } else { 0 };
+            assert_eq!(out[word] >> shift & 255, expected, "lane {lane}, byte {byte}");
+        }
+    }
+    // A source of no bytes is not touched, be it where it may; one that is ignored, likewise.
+    let nowhere = "mov.u64 %rd3, 0x123456780;\n";
+    for form in [
+        "cp.async.ca.shared.global [%r2], [%rd3], 4, 0;\n",
+        "setp.eq.u32 %p2, 1, 1;\ncp.async.ca.shared.global [%r2], [%rd3], 4, %p2;\n",
+    ] {
+        let body = format!(
+            ".shared .align 16 .b8 tile[1024];\nmov.u32 %r10, tile;\nshl.b32 %r1, %r0, 2;\nadd.u32 %r2, %r10, %r1;\n{nowhere}{form}cp.async.wait_all;\n\
+             ld.shared.u32 %r5, [%r2];\nadd.u32 %r5, %r5, 7;\nmul.wide.u32 %rd2, %r0, 4;\nadd.s64 %rd4, %rd1, %rd2;\nst.global.u32 [%rd4], %r5;"
+        );
+        assert_eq!(run(&body, &[0])[..32], [7; 32], "{form}");
+    }
+    assert!(fails(&body.replace("selp.b32 %r4, 16", "selp.b32 %r4, 17")).contains("copies 17 bytes into 16"));
+    // Two of three groups are done after `wait_group 1`: the third may not be read, the second may.
+    let groups = |read: u32, wait: &str| {
+        format!(
+            ".shared .align 16 .b8 tile[64];\nmov.u32 %r10, tile;\nsetp.ne.u32 %p1, %r0, 0;\n@%p1 bra E;\n{}cp.async.commit_group;\n{}cp.async.commit_group;\n{}\
+             cp.async.commit_group;\n{wait}\nld.shared.u32 %r5, [%r10+{}];\nst.global.u32 [%rd1], %r5;\nE:",
+            copy("%r10", "%rd0", "16"),
+            copy("%r10+16", "%rd0+16", "16"),
+            copy("%r10+32", "%rd0+32", "16"),
+            16 * read
+        )
+    };
+    assert_eq!(run(&groups(1, "cp.async.wait_group 1;"), &input)[0], input[4]);
+    assert_eq!(run(&groups(2, "cp.async.wait_all;"), &input)[0], input[8]);
+    for (read, wait) in
+        [(2, "cp.async.wait_group 1;"), (1, "cp.async.wait_group 2;"), (0, "cp.async.wait_group 3;")]
+    {
+        assert!(
+            fails(&groups(read, wait)).contains("a cp.async into it was not waited for"),
+            "{read} {wait}"
+        );
+    }
+    // What was not committed belongs to no group that could be waited for.
+    let loose = groups(2, "cp.async.wait_group 0;").replacen(
+        "cp.async.commit_group;\ncp.async.wait",
+        "cp.async.wait",
+        1,
+    );
+    assert!(fails(&loose).contains("a cp.async into it was not waited for"));
+}
+
+#[test]
+fn corners_of_numbers() {
+    let _alone = alone();
+    let (nan, tiny, inf) = (f32::NAN, f32::from_bits(3), f32::INFINITY);
+    let same = |a: f32, b: f32| assert_eq!(a.to_bits(), b.to_bits(), "{a} {b}");
+    // A NaN gives way to a number; only of two is it the answer, and then the canonical one.
+    for op in ["min", "max"] {
+        same(float(&format!("{op}.f32 %f4, %f1, %f2;"), 2.0, nan, 0.0), 2.0);
+        same(float(&format!("{op}.f32 %f4, %f1, %f2;"), nan, -inf, 0.0), -inf);
+        same(float(&format!("{op}.f32 %f4, %f1, %f2;"), -nan, nan, 0.0), f32::from_bits(0x7fff_ffff));
+        same(float(&format!("{op}.NaN.f32 %f4, %f1, %f2;"), 2.0, -nan, 0.0), f32::from_bits(0x7fff_ffff));
+    }
+    same(float("min.f32 %f4, %f1, %f2;", 0.0, -0.0, 0.0), -0.0);
+    same(float("max.f32 %f4, %f1, %f2;", -0.0, 0.0, 0.0), 0.0);
+    same(float("min.ftz.f32 %f4, %f1, %f2;", tiny, 1.0, 0.0), 0.0);
+    same(float("min.f32 %f4, %f1, %f2;", tiny, 1.0, 0.0), tiny);
+    // Flushing keeps the sign; saturation makes zero of a NaN.
+    same(float("mul.rn.ftz.f32 %f4, %f1, %f2;", -tiny, 1.0, 0.0), -0.0);
+    same(float("add.rn.sat.f32 %f4, %f1, %f2;", nan, 1.0, 0.0), 0.0);
+    same(float("ex2.approx.ftz.f32 %f4, %f1;", tiny, 0.0, 0.0), 1.0);
+    same(float("ex2.approx.ftz.f32 %f4, %f1;", -130.0, 0.0, 0.0), 0.0);
+    same(float("ex2.approx.ftz.f32 %f4, %f1;", -inf, 0.0, 0.0), 0.0);
+    same(float("ex2.approx.ftz.f32 %f4, %f1;", 128.0, 0.0, 0.0), inf);
+    same(float("rcp.approx.ftz.f32 %f4, %f1;", -tiny, 0.0, 0.0), -inf);
+    same(float("rcp.approx.ftz.f32 %f4, %f1;", inf, 0.0, 0.0), 0.0);
+    same(float("rcp.approx.ftz.f32 %f4, %f1;", 2f32.powi(127), 0.0, 0.0), 0.0);
+    same(float("tanh.approx.f32 %f4, %f1;", -inf, 0.0, 0.0), -1.0);
+    same(float("tanh.approx.f32 %f4, %f1;", -0.0, 0.0, 0.0), -0.0);
+    assert!(float("tanh.approx.f32 %f4, %f1;", nan, 0.0, 0.0).is_nan());
+    // The quick division loses divisors above 2^126, the one over the full range does not.
+    same(float("div.approx.f32 %f4, %f1, %f2;", 2f32.powi(126), 2f32.powi(127), 0.0), 0.0);
+    same(float("div.full.f32 %f4, %f1, %f2;", 2f32.powi(126), 2f32.powi(127), 0.0), 0.5);
+    // Narrowing: ties to even, overflow to infinity, NaN to 0x7fff; the second source is the lower half.
+    let table: &[(&str, f32, f32, u32)] = &[
+        ("cvt.rn.bf16x2.f32", f32::from_bits(0x3f80_8000), f32::from_bits(0x3f81_8000), 0x3f80_3f82),
+        ("cvt.rn.bf16x2.f32", f32::MAX, nan, 0x7f80_7fff),
+        ("cvt.rz.bf16x2.f32", f32::MAX, -1.999, 0x7f7f_bfff),
+        ("cvt.rn.relu.bf16x2.f32", -1.0, 2.0, 0x0000_4000),
+        ("cvt.rn.f16x2.f32", 65519.0, 65520.0, 0x7bff_7c00),
+        ("cvt.rn.f16x2.f32", f32::from_bits(0x3300_0000), f32::from_bits(0x3300_0001), 0x0000_0001),
+        ("cvt.rn.f16x2.f32", 1.0 + 2f32.powi(-11), 1.0 + 3.0 * 2f32.powi(-11), 0x3c00_3c02),
+    ];
+    for &(op, high, low, expected) in table {
+        let body = format!("mov.b32 %f1, %r1;\nmov.b32 %f2, %r2;\n{op} %r4, %f1, %f2;");
+        assert_eq!(three(&body, high.to_bits(), low.to_bits(), 0), expected, "{op} {high} {low}");
+    }
+    // One rounding, not two: the product lies between two neighbours, and a rest of 2^-60 decides.
+    let b = |v: f32| u32::from(bf16::from_f32(v).to_bits());
+    let (x, y, rest) = (b(1.0 + 2f32.powi(-7)), b(1.5), b(-(2f32.powi(-60))));
+    assert_eq!(three("fma.rn.bf16x2 %r4, %r1, %r2, %r3;", x, y, rest), b(1.5 + 2f32.powi(-7)));
+    assert_eq!(three("fma.rn.bf16x2 %r4, %r1, %r2, %r3;", x, y, 0), b(1.5 + 2f32.powi(-6)));
+}
+
+#[test]
+fn integers_of_sixteen_bits_are_of_sixteen_bits() {
+    let _alone = alone();
+    let table: &[(&str, u32, u32)] = &[
+        // What a load extended, and what an immediate says with a sign, is cut to size.
+        ("mov.b16 %h1, -1;\nsetp.eq.u16 %p1, %h1, 0xffff;\nselp.u32 %r4, 1, 0, %p1;", 0, 1),
+        (
+            "ld.global.s16 %h1, [%rd0];\nmov.b16 %h2, 0x8000;\nsetp.eq.u16 %p1, %h1, %h2;\nselp.u32 %r4, 1, 0, %p1;",
+            0x8000,
+            1,
+        ),
+        ("ld.global.s16 %h1, [%rd0];\nshr.u16 %h2, %h1, 4;\ncvt.u32.u16 %r4, %h2;", 0x8000, 0x800),
+        (
+            "ld.global.s16 %h1, [%rd0];\nmov.b16 %h2, 3;\nmax.u16 %h3, %h1, %h2;\ncvt.u32.u16 %r4, %h3;",
+            0x8000,
+            0x8000,
+        ),
+        (
+            "ld.global.s16 %h1, [%rd0];\nmov.b16 %h2, 3;\ndiv.u16 %h3, %h1, %h2;\ncvt.u32.u16 %r4, %h3;",
+            0x8001,
+            0x2aab,
+        ),
+        ("cvt.u16.u32 %h1, %r1;\nmul.wide.s16 %r4, %h1, %h1;", 0xffff_fffe, 4),
+        ("cvt.u16.u32 %h1, %r1;\nmad.wide.u16 %r4, %h1, %h1, -1;", 0xffff, 0xfffe_0000),
+        ("cvt.rn.sat.f32.s32 %f1, %r1;\nmov.b32 %r4, %f1;", 7, 0x3f80_0000),
+        ("cvt.rn.sat.f32.s32 %f1, %r1;\nmov.b32 %r4, %f1;", 0xffff_fff0, 0),
+    ];
+    for &(operation, a, expected) in table {
+        assert_eq!(three(operation, a, 0, 0), expected, "{operation}");
+    }
+}
+
+#[test]
+fn more_of_the_integers() {
+    let _alone = alone();
+    let table: &[(&str, u32, u32, u32, u32)] = &[
+        ("prmt.b32 %r4, %r1, %r2, %r3;", 0x3322_1100, 0x7766_5544, 0x7531, 0x7755_3311),
+        ("prmt.b32 %r4, %r1, %r2, %r3;", 0x3322_1180, 0x7766_5544, 0x7718, 0x7777_11ff),
+        ("prmt.b32.f4e %r4, %r1, %r2, %r3;", 0x3322_1100, 0x7766_5544, 1, 0x4433_2211),
+        ("prmt.b32.b4e %r4, %r1, %r2, %r3;", 0x3322_1100, 0x7766_5544, 1, 0x6677_0011),
+        ("prmt.b32.rc8 %r4, %r1, %r2, %r3;", 0x3322_1100, 0, 2, 0x2222_2222),
+        ("prmt.b32.ecl %r4, %r1, %r2, %r3;", 0x3322_1100, 0, 2, 0x3322_2222),
+        ("prmt.b32.ecr %r4, %r1, %r2, %r3;", 0x3322_1100, 0, 2, 0x2222_1100),
+        ("prmt.b32.rc16 %r4, %r1, %r2, %r3;", 0x3322_1100, 0, 1, 0x3322_3322),
+        ("shf.l.wrap.b32 %r4, %r1, %r2, %r3;", 0x8000_0001, 0x1234_5678, 36, 0x2345_6788),
+        ("shf.r.clamp.b32 %r4, %r1, %r2, %r3;", 1, 0xabcd_ef01, 32, 0xabcd_ef01),
+        ("shf.r.wrap.b32 %r4, %r1, %r2, %r3;", 1, 0xabcd_ef01, 32, 1),
+        ("lop3.b32 %r4, %r1, %r2, %r3, 0xf0;", 0x1234, 0x5678, 0x9abc, 0x1234),
+        ("lop3.b32 %r4, %r1, %r2, %r3, 0xcc;", 0x1234, 0x5678, 0x9abc, 0x5678),
+        ("lop3.b32 %r4, %r1, %r2, %r3, 0xaa;", 0x1234, 0x5678, 0x9abc, 0x9abc),
+        ("div.u32 %r4, %r1, %r2;", 0xffff_fffe, 0x7fff_ffff, 0, 2),
+        ("rem.u32 %r4, %r1, %r2;", 0xffff_fffe, 0xffff_ffff, 0, 0xffff_fffe),
+        ("mul.wide.u32 %rd4, %r1, %r2;\nmov.b64 {%r4, %r5}, %rd4;", 0xffff_ffff, 0xffff_ffff, 0, 1),
+        ("mul.wide.s32 %rd4, %r1, %r2;\nmov.b64 {%r5, %r4}, %rd4;", 0xffff_ffff, 5, 0, 0xffff_ffff),
+        (
+            "mov.b64 %rd5, {%r3, %r3};\nmad.wide.u32 %rd4, %r1, %r2, %rd5;\nmov.b64 {%r5, %r4}, %rd4;",
+            0xffff_ffff,
+            0xffff_ffff,
+            2,
+            0,
+        ),
+        (
+            "mov.b64 %rd5, {%r3, %r3};\nmad.wide.s32 %rd4, %r1, %r2, %rd5;\nmov.b64 {%r5, %r4}, %rd4;",
+            0xffff_ffff,
+            1,
+            0,
+            0xffff_ffff,
+        ),
+        ("red.global.min.u32 [%rd1+8], %r0;\natom.global.min.u32 %r4, [%rd1+8], 7;", 0, 0, 0, 0),
+        (
+            "atom.global.max.u32 %r5, [%rd1+8], %r1;\natom.global.min.u32 %r4, [%rd1+8], %r2;\nld.global.u32 %r4, [%rd1+8];",
+            0xffff_fff0,
+            9,
+            0,
+            9,
+        ),
+        (
+            "atom.global.max.s32 %r5, [%rd1+8], %r1;\nld.volatile.global.u32 %r4, [%rd1+8];",
+            0xffff_fff0,
+            0,
+            0,
+            0,
+        ),
+        ("atom.global.inc.u32 %r5, [%rd1+8], 3;\nld.volatile.global.u32 %r4, [%rd1+8];", 0, 0, 0, 0),
+    ];
+    for &(operation, a, b, c, expected) in table {
+        // Atomic operations of one lane, whose plain reading afterwards is its own.
+        let operation = if operation.contains("global") {
+            format!("setp.ne.u32 %p3, %r0, 0;\n@%p3 exit;\n{operation}")
+        } else {
+            operation.to_owned()
+        };
+        let expected = if operation.contains(".inc.") { 1 } else { expected };
+        assert_eq!(three(&operation, a, b, c), expected, "{operation}");
+    }
+}

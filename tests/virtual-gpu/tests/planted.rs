@@ -117,6 +117,28 @@ fn races_between_blocks() {
 }
 
 #[test]
+fn races_in_device_memory_within_a_block() {
+    let _alone = alone();
+    // The first warp has read already when the second one writes.
+    let race = "race in global memory: writes global address";
+    caught("bad_memory_without_barrier", 1, &[race, "thread (32, 0, 0)", "which thread (0, 0, 0) read"]);
+    let race = "race in global memory: reads global address";
+    caught(
+        "bad_memory_without_warp_barrier",
+        1,
+        &[race, "thread (1, 0, 0): ", "which thread (0, 0, 0) wrote"],
+    );
+    clean("ok_memory_with_barrier", 1);
+    caught("bad_memory_overwritten", 1, &["race in global memory: ", "with no barrier between"]);
+    clean("ok_memory_overwritten", 1);
+    clean("ok_memory_of_one_thread", 1);
+    caught("bad_lanes_at_one_place", 1, &["lanes 0 and 1 write different values to global address"]);
+    clean("ok_lanes_at_one_place", 1);
+    caught("bad_shared_atomics", 1, &["race in shared memory: reads 4 bytes", "thread ("]);
+    clean("ok_shared_atomics", 1);
+}
+
+#[test]
 fn the_constant_path() {
     let _alone = alone();
     caught("bad_constant_path", 1, &["ld.global.nc", "global address"]);
@@ -130,6 +152,49 @@ fn a_grid_barrier() {
     caught("bad_grid_barrier_without_wait", 8, &["race between blocks"]);
     clean("ok_grid_barrier", 8);
     clean("ok_grid_barrier_with_fences", 8);
+}
+
+#[test]
+fn a_resident_kernel_hands_on_what_its_warps_know() {
+    let _alone = alone();
+    let race = ["race between blocks: ", "s global address", "which block ("];
+    for bad in ["before_the_block", "without_the_block", "of_a_block", "with_block_fences", "without_acquire"]
+    {
+        let name = format!("bad_grid_barrier_{bad}");
+        caught(&name, 8, &race);
+        // Whatever the order, it is found, in reading or in writing.
+        for seed in 1..6 {
+            virtual_gpu::set("seed", seed);
+            let error = run(&name, 8, true);
+            virtual_gpu::set("seed", 0);
+            assert!(error.unwrap_err().contains("race between blocks"), "{name}, seed {seed}");
+        }
+    }
+    let first = clean("ok_grid_barrier_resident", 32);
+    assert_eq!(first, clean("ok_grid_barrier_resident_with_fences", 32));
+    // After six steps a number has come from 1 + … + 6 blocks on, and was 64 added to six times.
+    assert_eq!(first[..64], (0..64).map(|i| (i + 6 * 64) as f32).collect::<Vec<_>>());
+    caught("bad_grid_flag_without_release", 4, &race);
+    caught("bad_grid_flag_taken_back", 4, &race);
+    clean("ok_grid_flag", 4);
+}
+
+#[test]
+fn a_loop_without_end_is_ended() {
+    let _alone = alone();
+    virtual_gpu::load().unwrap();
+    virtual_gpu::set("timeout", 50);
+    let alone = run("bad_endless", 1, false);
+    // Blocks that wait for each other, launched so that not all need to run at once.
+    let waiting = run("ok_grid_barrier", 8, false);
+    virtual_gpu::set("timeout", 120_000);
+    for (name, error) in [("bad_endless", alone), ("ok_grid_barrier", waiting)] {
+        let error = error.expect_err(name);
+        for words in [name, "LAUNCH_TIMEOUT", "PTX line", "still running after 50ms", "block ("] {
+            assert!(error.contains(words), "{words} is missing in: {error}");
+        }
+    }
+    run("ok_grid_barrier", 8, true).unwrap();
 }
 
 #[test]

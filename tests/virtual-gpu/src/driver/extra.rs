@@ -53,7 +53,7 @@ pub extern "C" fn virtual_gpu_allocations() -> usize {
     driver().map_or(0, |d| d.memory.iter().map(crate::machine::global::Global::alive).sum())
 }
 
-/// Changes `seed` or `strict_float` while the process runs; 1 for another name.
+/// Changes `seed`, `strict_float` or `timeout` (milliseconds) while the process runs; 1 for another name.
 ///
 /// # Safety
 /// `name` must be a string.
@@ -63,6 +63,7 @@ pub unsafe extern "C" fn virtual_gpu_set(name: *const c_char, value: u64) -> u32
     // SAFETY: the caller's promise.
     match unsafe { CStr::from_ptr(name) }.to_bytes() {
         b"seed" => config.seed.store(value, Ordering::Relaxed),
+        b"timeout" => config.limit.store(value, Ordering::Relaxed),
         b"strict_float" => config.strict_float.store(value != 0, Ordering::Relaxed),
         _ => return ERROR_INVALID_VALUE,
     }

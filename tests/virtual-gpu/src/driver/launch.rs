@@ -12,7 +12,7 @@ use std::ffi::{c_uint, c_void};
 use std::io::Write as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A launch with its arguments copied, now or in a graph.
 #[derive(Clone)]
@@ -54,7 +54,7 @@ impl Call {
             sms: driver.config.chip.sms,
             seed: driver.config.seed(),
             threads_used: driver.config.threads,
-            limit: driver.config.limit,
+            limit: Duration::from_millis(driver.config.limit.load(Ordering::Relaxed)),
             tells: Launch::kernel_tells(kernel),
             told: Mutex::new(HashMap::new()),
         };

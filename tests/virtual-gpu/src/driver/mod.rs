@@ -124,7 +124,7 @@ pub fn driver() -> Result<&'static Driver, u32> {
 pub fn start() -> &'static Driver {
     DRIVER.get_or_init(|| {
         let config = Config::from_environment();
-        let memory = (0..config.count).map(|_| Global::new(config.memory)).collect();
+        let memory = (0..config.count).map(|device| Global::new(device, config.memory)).collect();
         Driver {
             config,
             memory,

@@ -64,8 +64,9 @@ fn load(out: *mut Handle, image: &[u8]) -> Answer {
     let capability = driver.config.chip.capability;
     match target(&ast.target) {
         Some((wanted, only)) if wanted > capability || (only && wanted != capability) => {
+            // Text that the driver's compiler refuses, not an image that is missing.
             driver.complain(&format!("PTX for {} on a chip sm_{capability}", ast.target));
-            return Err(ERROR_NO_BINARY_FOR_GPU);
+            return Err(ERROR_INVALID_PTX);
         }
         Some(_) => {}
         None => return Err(ERROR_INVALID_PTX),

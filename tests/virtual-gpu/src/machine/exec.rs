@@ -57,18 +57,11 @@ impl Block<'_> {
                 count += 1;
                 lanes += u64::from(mask.count_ones());
             }
-            if code.checks.1 != 0 {
-                for &tracked in &kernel.checks[code.checks.0 as usize..][..code.checks.1 as usize] {
-                    let missing = mask & !warp.defined[tracked as usize];
-                    if missing != 0 {
-                        return Err(self.fault(
-                            719,
-                            warp,
-                            missing.trailing_zeros() as usize,
-                            "reads a register that was never written (uninitialised)".to_owned(),
-                        ));
-                    }
-                }
+            if code.guard_check != u32::MAX {
+                self.defined(warp, code.guard_check, warp.mask)?;
+            }
+            for &tracked in &kernel.checks[code.checks.0 as usize..][..code.checks.1 as usize] {
+                self.defined(warp, tracked, mask)?;
             }
             if code.marks.1 != 0 {
                 for pair in kernel.checks[code.marks.0 as usize..][..code.marks.1 as usize].chunks(2) {
@@ -146,6 +139,16 @@ impl Block<'_> {
             warp.state = State::Done;
         }
         result
+    }
+
+    #[inline(always)]
+    fn defined(&self, warp: &Warp, tracked: u32, mask: u32) -> Step {
+        let missing = mask & !warp.defined[tracked as usize];
+        if missing == 0 {
+            return Ok(());
+        }
+        let lane = missing.trailing_zeros() as usize;
+        Err(self.fault(719, warp, lane, "reads a register that was never written (uninitialised)".to_owned()))
     }
 
     fn branch(&mut self, warp: &mut Warp, taken: u32, to: u32) {

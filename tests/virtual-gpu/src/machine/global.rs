@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
-/// The first device address.
-pub const BASE: u64 = 0x7000_0000_0000;
+/// The first address of the first device, and how far the next one's is: no address is good for two of them.
+const FIRST: u64 = 0x7000_0000_0000;
+const DEVICE: u64 = 1 << 40;
 const ALIGN: u64 = 512;
 const GAP: u64 = 512;
 
@@ -24,6 +25,7 @@ pub struct Allocation {
 
 /// The device's memory.
 pub struct Global {
+    base: u64,
     data: *mut u8,
     written: *const AtomicU16,
     shadow: *const Chunk,
@@ -75,11 +77,13 @@ fn release(mapping: *mut u8, from: u64, to: u64) {
 }
 
 impl Global {
-    /// Memory of `limit` bytes.
-    pub fn new(limit: u64) -> Global {
+    /// Memory of `limit` bytes, of the device of this number.
+    pub fn new(device: u32, limit: u64) -> Global {
         // Addresses are not reused soon, so that a stale one is noticed.
         let arena = (limit * 4).max(1 << 30).next_multiple_of(4096);
+        assert!(arena < DEVICE, "more memory than there are addresses for");
         Global {
+            base: FIRST + u64::from(device) * DEVICE,
             data: map(arena),
             written: map(arena / 8).cast(),
             shadow: map(arena / 16 * size_of::<Chunk>() as u64).cast(),
@@ -110,10 +114,10 @@ impl Global {
         }
         let fits = |state: &State, at: u64| -> Result<(), u64> {
             // The allocation before must end a gap ahead, the one after begin a gap behind.
-            if let Some((_, before)) = state.allocations.range(..BASE + at + taken + GAP).next_back()
-                && before.end + GAP > BASE + at
+            if let Some((_, before)) = state.allocations.range(..self.base + at + taken + GAP).next_back()
+                && before.end + GAP > self.base + at
             {
-                return Err((before.end - BASE + GAP).next_multiple_of(ALIGN));
+                return Err((before.end - self.base + GAP).next_multiple_of(ALIGN));
             }
             Ok(())
         };
@@ -133,7 +137,7 @@ impl Global {
         }
         state.next = (at + taken + GAP).next_multiple_of(ALIGN);
         state.used += taken;
-        let start = BASE + at;
+        let start = self.base + at;
         state.allocations.insert(start, Allocation { start, end: start + size, context });
         Some(start)
     }
@@ -145,7 +149,7 @@ impl Global {
         let size = (allocation.end - allocation.start).next_multiple_of(ALIGN);
         state.used -= size;
         self.mark(allocation.start, size, false);
-        let (from, to) = (address - BASE, address - BASE + size);
+        let (from, to) = (address - self.base, address - self.base + size);
         let chunk = size_of::<Chunk>() as u64;
         release(self.data, from, to);
         release(self.written.cast_mut().cast(), from / 8, to / 8);
@@ -173,7 +177,7 @@ impl Global {
     /// Where the bytes at `address` are in this process. The caller has checked that they are allocated.
     #[inline(always)]
     pub fn pointer(&self, address: u64) -> *mut u8 {
-        let offset = address.wrapping_sub(BASE);
+        let offset = address.wrapping_sub(self.base);
         assert!(offset < self.arena, "address outside the arena");
         // SAFETY: the offset is inside the mapping.
         unsafe { self.data.add(offset as usize) }
@@ -195,7 +199,7 @@ impl Global {
 
     /// Marks bytes as written, or as never written.
     pub fn mark(&self, address: u64, size: u64, written: bool) {
-        let (mut at, end) = (address - BASE, address - BASE + size);
+        let (mut at, end) = (address - self.base, address - self.base + size);
         // Whole words at once, the ends bit by bit.
         let (from, to) = (at.next_multiple_of(16), end & !15);
         if to > from {
@@ -238,13 +242,13 @@ impl Global {
     /// Which of the sixteen bytes at `address` (a multiple of 16) were written.
     #[inline(always)]
     pub fn bytes_written(&self, address: u64) -> u16 {
-        self.written_word(address - BASE).load(Ordering::Relaxed)
+        self.written_word(address - self.base).load(Ordering::Relaxed)
     }
 
     /// Marks some of the sixteen bytes at `address` as written.
     #[inline(always)]
     pub fn mark_bytes(&self, address: u64, bytes: u16) {
-        let word = self.written_word(address - BASE);
+        let word = self.written_word(address - self.base);
         if word.load(Ordering::Relaxed) & bytes != bytes {
             word.fetch_or(bytes, Ordering::Relaxed);
         }
@@ -266,7 +270,7 @@ impl Global {
     /// Notes an access to some of the sixteen bytes at `address`.
     #[inline(always)]
     pub fn note(&self, address: u64, touched: Touched, deed: Deed, who: &Who<'_>) -> Result<(), Conflict> {
-        let offset = address - BASE;
+        let offset = address - self.base;
         self.history.note(self.chunk(offset), offset >> 4, touched, deed, who)
     }
 }

@@ -71,25 +71,23 @@ pub struct Deed {
 pub struct Touched {
     /// A bit a byte.
     pub bytes: u16,
-    /// The lane of the first of them; lanes and bytes rise together.
+    /// The lane of the first of them.
     pub first: u8,
-    /// Bytes a lane; 0 where lanes do not rise with bytes, so that it can't be said whose a byte is.
-    pub size: u8,
+    /// Bytes from one lane's to the next one's, 16 for one lane alone; 0 where lanes do not rise with bytes, so
+    /// that it can't be said whose a byte is.
+    pub stride: u8,
 }
 
 impl Touched {
     /// The lane of every piece, with its bytes.
     fn pieces(self) -> impl Iterator<Item = (u8, u16)> {
         let start = self.bytes.trailing_zeros();
-        let width = if self.size == 0 { 16 } else { u32::from(self.size) };
-        let mask = ((1u32 << width) - 1) as u16;
-        let count = if self.size == 0 { 1 } else { (16 - start).div_ceil(width) };
-        (0..count).filter_map(move |n| {
-            if self.size == 0 {
-                return Some((SEVERAL, self.bytes));
-            }
-            let bytes = self.bytes & mask << (start + n * width);
-            (bytes != 0).then_some((self.first + n as u8, bytes))
+        let width = if self.stride == 0 { 16 } else { u32::from(self.stride) };
+        let mask = (1u32 << width) - 1;
+        (0..(16 - start).div_ceil(width)).filter_map(move |n| {
+            let bytes = self.bytes & (mask << (start + n * width)) as u16;
+            let lane = if self.stride == 0 { SEVERAL } else { self.first + n as u8 };
+            (bytes != 0).then_some((lane, bytes))
         })
     }
 }
@@ -165,12 +163,12 @@ impl Compact {
         };
         let mine = self.block == who.block && usize::from(self.warp) == who.warp;
         // The same lanes at the same bytes: each meets its own earlier access only.
-        (mine && self.touched == now && now.size != 0) || who.knows(&whole, SEVERAL)
+        (mine && self.touched == now && now.stride != 0) || who.knows(&whole, SEVERAL)
     }
 }
 
 /// The words of a chunk. `write` and `read` hold epoch (16 bits), bytes (16), flags (8), block (24); `inner` the
-/// writer's and the reader's place in the block: warp (5 bits), first lane (5), bytes a lane (3), clock (19).
+/// writer's and the reader's place in the block: warp (5 bits), first lane (5), stride (3), clock (19).
 pub struct Chunk {
     write: AtomicU64,
     read: AtomicU64,
@@ -194,8 +192,8 @@ fn outer(epoch: u16, c: &Compact) -> u64 {
 }
 
 fn inner(c: &Compact) -> u32 {
-    let size = if c.touched.size == 0 { 0 } else { c.touched.size.trailing_zeros() + 1 };
-    u32::from(c.warp & 31) << 27 | u32::from(c.touched.first & 31) << 22 | size << 19 | c.clock.min(CLOCKS)
+    let stride = if c.touched.stride == 0 { 0 } else { c.touched.stride.trailing_zeros() + 1 };
+    u32::from(c.warp & 31) << 27 | u32::from(c.touched.first & 31) << 22 | stride << 19 | c.clock.min(CLOCKS)
 }
 
 fn decode(outer: u64, inner: u32, epoch: u16, write: bool) -> Option<Compact> {
@@ -203,7 +201,7 @@ fn decode(outer: u64, inner: u32, epoch: u16, write: bool) -> Option<Compact> {
     if (outer >> 48) as u16 != epoch || bytes == 0 {
         return None;
     }
-    let size = inner >> 19 & 7;
+    let stride = inner >> 19 & 7;
     Some(Compact {
         block: outer as u32 & MANY,
         clock: inner & CLOCKS,
@@ -211,7 +209,7 @@ fn decode(outer: u64, inner: u32, epoch: u16, write: bool) -> Option<Compact> {
         touched: Touched {
             bytes,
             first: (inner >> 22 & 31) as u8,
-            size: if size == 0 { 0 } else { 1 << (size - 1) },
+            stride: if stride == 0 { 0 } else { 1 << (stride - 1) },
         },
         deed: Deed { write, strong: outer & STRONG != 0, constant: outer & CONSTANT != 0 },
     })
@@ -380,14 +378,14 @@ fn simple(writer: &mut Option<Compact>, reader: &mut Option<Compact>, now: Compa
     }
     if r.block != who.block {
         if same {
-            (r.block, r.warp, r.touched.size) = (MANY, CROWD, 0);
+            (r.block, r.warp, r.touched.stride) = (MANY, CROWD, 0);
         }
         return same;
     }
     if within(r) && r.known(who, now.touched) {
         *r = now;
     } else if same {
-        (r.warp, r.touched.size, r.clock) = (CROWD, 0, r.clock.max(now.clock));
+        (r.warp, r.touched.stride, r.clock) = (CROWD, 0, r.clock.max(now.clock));
     } else {
         return false;
     }

@@ -131,8 +131,8 @@ impl Launch<'_> {
             line,
             thread,
             format!(
-                "still running after {} s: a loop that does not end, or blocks that wait for each other",
-                self.limit.as_secs()
+                "still running after {:?}: a loop that does not end, or blocks that wait for each other",
+                self.limit
             ),
         )
     }

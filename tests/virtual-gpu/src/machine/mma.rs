@@ -44,16 +44,24 @@ fn product<const HALF: bool, const FUSED: bool>(a: &[&L32], b: &[&L32], c: [&L32
     // The halves of A's registers as they lie; row and column become register, half and lane below.
     let mut left = [[[0f64; 32]; 2]; 4];
     for (i, register) in a.iter().enumerate() {
-        left[i][0] = register.map(|word| f64::from(pair::<HALF>(word)[0]));
-        left[i][1] = register.map(|word| f64::from(pair::<HALF>(word)[1]));
+        for lane in 0..32 {
+            let [lower, upper] = pair::<HALF>(register[lane]);
+            (left[i][0][lane], left[i][1][lane]) = (f64::from(lower), f64::from(upper));
+        }
     }
     // Even columns, then odd ones: so lie those of C, four lanes of one register and four of the next.
     let mut across = [[0f64; 8]; 16];
     for (i, register) in b.iter().enumerate() {
         for quad in 0..4 {
-            let words: [u32; 8] = std::array::from_fn(|n| register[4 * (2 * (n % 4) + n / 4) + quad]);
-            across[8 * i + 2 * quad] = words.map(|word| f64::from(pair::<HALF>(word)[0]));
-            across[8 * i + 2 * quad + 1] = words.map(|word| f64::from(pair::<HALF>(word)[1]));
+            let mut words = [0; 8];
+            for n in 0..8 {
+                words[n] = register[4 * (2 * (n % 4) + n / 4) + quad];
+            }
+            for n in 0..8 {
+                let [lower, upper] = pair::<HALF>(words[n]);
+                across[8 * i + 2 * quad][n] = f64::from(lower);
+                across[8 * i + 2 * quad + 1][n] = f64::from(upper);
+            }
         }
     }
     let mut out = [[0; 32]; 4];
@@ -78,7 +86,10 @@ fn product<const HALF: bool, const FUSED: bool>(a: &[&L32], b: &[&L32], c: [&L32
         }
         for (n, sum) in [w, x, y, z].iter().enumerate() {
             let (group, upper) = at(n);
-            let bits = sum.map(|v| canonical(v as f32).to_bits());
+            let mut bits = [0; 8];
+            for i in 0..8 {
+                bits[i] = canonical(sum[i] as f32).to_bits();
+            }
             out[upper][4 * group..][..4].copy_from_slice(&bits[..4]);
             out[upper + 1][4 * group..][..4].copy_from_slice(&bits[4..]);
         }

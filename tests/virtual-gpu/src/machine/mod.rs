@@ -7,6 +7,7 @@ pub mod exec;
 pub mod global;
 pub mod history;
 pub mod launch;
+pub mod load_store;
 pub mod mma;
 pub mod number;
 pub mod order;

@@ -54,6 +54,7 @@ const HIGH: u8 = 2;
 const BOTH: u8 = 3;
 const PENDING: u8 = 4;
 const SPLIT: u8 = 8;
+const ATOMIC: u8 = 16;
 const ALL_LANES: u8 = 0xff;
 
 #[derive(Clone, Copy, Default)]
@@ -98,7 +99,10 @@ impl Last {
             self.read_lane = who.lane as u8;
             self.read_clock = own;
         } else {
-            if self.readers != 1 << who.warp || self.read_lane != who.lane as u8 {
+            if self.readers == 1 << who.warp && self.read_clock < own {
+                // A warp barrier since: earlier readings of this warp come before all that it does now.
+                self.read_lane = who.lane as u8;
+            } else if self.readers != 1 << who.warp || self.read_lane != who.lane as u8 {
                 self.read_lane = ALL_LANES;
             }
             self.readers |= 1 << who.warp;
@@ -113,6 +117,11 @@ impl Last {
             return Err(Trouble::Pending);
         }
         self.after_write(who)?;
+        self.after_reads(who)
+    }
+
+    #[inline(always)]
+    fn after_reads(&self, who: &Who<'_>) -> Result<(), Trouble> {
         if self.read_clock > who.clocks.horizon {
             for warp in 0..who.clocks.seen.len() {
                 if self.readers >> warp & 1 == 0 {
@@ -135,7 +144,7 @@ impl Last {
     fn wrote(&mut self, who: &Who<'_>, bits: u8) {
         self.writer = (who.warp << 5 | who.lane) as u16;
         self.write_clock = who.clocks.seen[who.warp];
-        self.bits = (self.bits & !PENDING) | bits;
+        self.bits = (self.bits & !(PENDING | ATOMIC)) | bits;
     }
 }
 
@@ -209,6 +218,12 @@ impl Shared {
                 if last.bits & half != half {
                     return Err(Trouble::Unwritten);
                 }
+                // Atomic operations may meet each other, and nothing else.
+                if last.bits & ATOMIC == 0 {
+                    last.after_write(who)?;
+                }
+                last.after_reads(who)?;
+                last.wrote(who, half | ATOMIC);
                 Ok(())
             }
         }

@@ -1,30 +1,62 @@
 //! Warp-wide operations, barriers, and the end of asynchronous copies.
 
 use super::Step;
+use super::access::lanes;
 use super::alu::blend32;
 use super::block::{Block, Pause};
 use super::shared::{Act, Who};
 use super::warp::{State, Warp};
-use crate::ptx::ir::{AtomicOp, BarKind, Op, ShflMode, VoteMode};
+use crate::ptx::ir::{AtomicOp, BarKind, Op, ShflMode, Slot, VoteMode};
+
+/// The register in which a lane names those that must be there with it.
+fn member_slot(op: &Op) -> Option<Slot> {
+    match op {
+        Op::Shfl { members, .. }
+        | Op::Vote { members, .. }
+        | Op::Match { members, .. }
+        | Op::Redux { members, .. }
+        | Op::WarpBarrier { members } => Some(*members),
+        _ => None,
+    }
+}
 
 impl Block<'_> {
-    /// The lanes that must be at an operation together, if it is such a one.
+    /// The lanes that must be at an operation together, if it is such a one: those that the lanes of `mask` name,
+    /// each its own set where they name several.
     pub fn members(&self, warp: &Warp, op: &Op, mask: u32) -> Option<u32> {
-        let register = |slot: u32| warp.planes.r32[slot as usize][mask.trailing_zeros() as usize & 31];
         match op {
-            Op::Shfl { members, .. }
-            | Op::Vote { members, .. }
-            | Op::Match { members, .. }
-            | Op::Redux { members, .. }
-            | Op::WarpBarrier { members } => Some(register(*members) & warp.lanes),
             Op::Mma { .. } | Op::LdMatrix { .. } => Some(u32::MAX),
             Op::Barrier { .. } => Some(warp.lanes & !warp.exited),
-            _ => None,
+            op => {
+                let named = &warp.planes.r32[member_slot(op)? as usize];
+                Some(lanes(mask).fold(0, |all, lane| all | named[lane]) & warp.lanes)
+            }
         }
     }
 
-    /// An operation whose lanes are all there.
+    /// An operation whose lanes are all there: once for every set of lanes that was named.
     pub fn warp_wide(&mut self, warp: &mut Warp, op: &Op, mask: u32) -> Step {
+        let named = warp.planes.r32[member_slot(op).unwrap_or(0) as usize];
+        let mut left = mask;
+        while left != 0 {
+            let lane = left.trailing_zeros() as usize;
+            let set = named[lane] & warp.lanes;
+            if let Some(other) = lanes(set & mask).find(|&l| named[l] & warp.lanes != set) {
+                let text = format!("names the lanes {set:#010x}, lane {other} names {:#010x}", named[other]);
+                return Err(self.fault(719, warp, lane, text));
+            }
+            if set >> lane & 1 == 0 {
+                let text = format!("names the lanes {set:#010x}, and is none of them");
+                return Err(self.fault(719, warp, lane, text));
+            }
+            self.of_lanes(warp, op, set)?;
+            left &= !set;
+        }
+        Ok(())
+    }
+
+    /// The same for one set of lanes.
+    fn of_lanes(&mut self, warp: &mut Warp, op: &Op, mask: u32) -> Step {
         let planes = &mut warp.planes;
         match op {
             Op::Shfl { mode, d, p, a, b, c, .. } => {
@@ -121,9 +153,9 @@ impl Block<'_> {
             }
             Op::Redux { op, signed, d, a, .. } => {
                 let values = planes.r32[*a as usize];
-                let mut lanes = (0..32).filter(|l| mask >> l & 1 == 1).map(|l| values[l]);
-                let first = lanes.next().unwrap_or(0);
-                let result = lanes.fold(first, |x, y| match (op, signed) {
+                let mut each = lanes(mask).map(|l| values[l]);
+                let first = each.next().unwrap_or(0);
+                let result = each.fold(first, |x, y| match (op, signed) {
                     (AtomicOp::Add, _) => x.wrapping_add(y),
                     (AtomicOp::Min, true) => (x as i32).min(y as i32) as u32,
                     (AtomicOp::Max, true) => (x as i32).max(y as i32) as u32,

@@ -1,8 +1,9 @@
 //! Atomics and what they tell other blocks; asynchronous copies; `ldmatrix`.
 
 use super::Step;
-use super::access::{Access, copy_in, lanes};
+use super::access::{Access, lanes};
 use super::block::Block;
+use super::load_store::copy_in;
 use super::shared::{Act, wavefronts};
 use super::warp::{Copy, Warp};
 use crate::ptx::ir::{Address, AtomicOp, Guard, Num, Order, Slot};

@@ -180,7 +180,7 @@ pub fn arrange(code: &mut Vec<Code>) {
             let line = code[block.end - 1].line;
             fixes.push((out.len(), blocks[falls].start));
             let op = Op::Jump { to: 0 };
-            out.push(Code { op, guard: None, line, counted: false, checks: (0, 0), marks: (0, 0) });
+            out.push(Code { counted: false, ..Code::new(op, None, line) });
         }
     }
     let appended: std::collections::HashMap<usize, usize> = fixes.into_iter().collect();
@@ -292,11 +292,17 @@ pub fn definedness(kernel: &mut Kernel) {
         let mut defined = before[b].clone();
         for code in &mut kernel.code[block.start..block.end] {
             let start = lists.len() as u32;
+            let mut guard = code.guard.map(|(p, _)| id(Class::Pred, p));
+            let mut guard_check = u32::MAX;
             step(&mut defined, code, &mut |i, known| {
-                if !known {
+                // The guard comes first. It is read by all lanes, not by those only that it lets pass.
+                if guard.take() == Some(i) {
+                    guard_check = if known { u32::MAX } else { tracked[i] };
+                } else if !known {
                     lists.push(tracked[i]);
                 }
             });
+            code.guard_check = guard_check;
             code.checks = (start, lists.len() as u32 - start);
             let start = lists.len() as u32;
             let mut moved = Vec::new();

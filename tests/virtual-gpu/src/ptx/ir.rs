@@ -637,10 +637,19 @@ pub struct Code {
     pub line: u32,
     /// Whether it stands for an instruction of the PTX, or was put in to keep blocks together.
     pub counted: bool,
+    /// The defined mask of the guard, if that may be read before it is written; else `u32::MAX`.
+    pub guard_check: u32,
     /// Registers that may be read before they are written, as indices of defined masks, in [`Kernel::checks`].
     pub checks: (u32, u32),
     /// Registers whose defined masks this writes, likewise.
     pub marks: (u32, u32),
+}
+
+impl Code {
+    /// An instruction of the PTX that nothing was found out about yet.
+    pub fn new(op: Op, guard: Guard, line: u32) -> Code {
+        Code { op, guard, line, counted: true, guard_check: u32::MAX, checks: (0, 0), marks: (0, 0) }
+    }
 }
 
 /// A value that a launch, a block or a lane puts into a slot.

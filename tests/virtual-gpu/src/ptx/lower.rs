@@ -132,7 +132,7 @@ impl<'a> Lower<'a> {
 
     pub(super) fn emit(&mut self, op: Op) {
         let (guard, line) = (self.guard, self.line);
-        self.kernel.code.push(Code { op, guard, line, counted: true, checks: (0, 0), marks: (0, 0) });
+        self.kernel.code.push(Code::new(op, guard, line));
     }
 
     /// Emits a move or another helper that no instruction of the PTX stands for.

@@ -6,6 +6,7 @@ pub mod lex;
 pub mod lower;
 mod lower_alu;
 mod lower_memory;
+mod lower_move;
 pub mod parse;
 mod slots;
 pub mod touch;

@@ -265,6 +265,132 @@ KERNEL ok_grid_barrier_with_fences(const float *in, float *out, int n) {
     out[2048 + 64 * b + i] = out[64 * ((b + 1) % blocks) + i] + n;
 }
 
+// One thread writes device memory, another of its block reads it, with no barrier between; in the same warp, too.
+template <bool sync, int other> __device__ void through_memory(const float *in, float *out, int n) {
+    int i = threadIdx.x;
+    float sum = 0;
+    for (int step = 0; step < 3; step++) {
+        out[i] = in[i] + step;
+        if (sync) __syncthreads();
+        sum += out[i ^ other];
+        if (sync) __syncthreads();
+    }
+    out[n + i] = sum;
+}
+KERNEL bad_memory_without_barrier(const float *in, float *out, int n) { through_memory<false, 32>(in, out, n); }
+KERNEL bad_memory_without_warp_barrier(const float *in, float *out, int n) { through_memory<false, 1>(in, out, n); }
+KERNEL ok_memory_with_barrier(const float *in, float *out, int n) { through_memory<true, 33>(in, out, n); }
+
+// The barrier before the next write is missing: what others still read is overwritten.
+template <bool sync> __device__ void overwritten(const float *in, float *out, int n) {
+    int i = threadIdx.x;
+    float sum = 0;
+    for (int step = 0; step < 3; step++) {
+        sum += in[i ^ 32];
+        if (sync) __syncthreads();
+        ((float *)in)[i] = sum;
+        __syncthreads();
+    }
+    out[i] = sum + n;
+}
+KERNEL bad_memory_overwritten(const float *in, float *out, int n) { overwritten<false>(in, out, n); }
+KERNEL ok_memory_overwritten(const float *in, float *out, int n) { overwritten<true>(in, out, n); }
+
+// Every thread changes what is its own, in accesses of different widths: no bug, and no barrier needed.
+KERNEL ok_memory_of_one_thread(const float *in, float *out, int n) {
+    int i = threadIdx.x;
+    volatile float *a = (float *)in;
+    for (int step = 0; step < 3; step++) a[i] = a[i] + n;
+    float4 *four = (float4 *)(out + 4 * i);
+    for (int k = 0; k < 4; k++) out[4 * i + k] = a[i] + k;
+    float4 v = *four;
+    v.x += v.w;
+    *four = v;
+    unsigned short *halves = (unsigned short *)(out + 512 + i);
+    halves[1] = n;
+    halves[0] = i;
+    *(unsigned *)halves += 1;
+}
+
+// Two lanes write different values to one place at once.
+KERNEL bad_lanes_at_one_place(const float *in, float *out, int n) { out[threadIdx.x & (n - 2)] = in[threadIdx.x]; }
+KERNEL ok_lanes_at_one_place(const float *in, float *out, int n) { out[threadIdx.x & (n - 2)] = n; }
+
+// Atomic operations in shared memory, and a plain read of their sum with and without a barrier.
+template <bool sync> __device__ void counted(const float *in, float *out, int n) {
+    __shared__ unsigned count;
+    int i = threadIdx.x;
+    if (i == 0) count = 0;
+    __syncthreads();
+    atomicAdd(&count, (unsigned)in[i]);
+    if (sync) __syncthreads();
+    out[i] = count + n;
+}
+KERNEL bad_shared_atomics(const float *in, float *out, int n) { counted<false>(in, out, n); }
+KERNEL ok_shared_atomics(const float *in, float *out, int n) { counted<true>(in, out, n); }
+
+// A resident kernel: blocks that live together walk many steps, with a barrier of our own whose epoch only grows.
+// `before`, `after`: the block's own barriers around it. `how`: 0 release and acquire, 1 both for the block only,
+// 2 relaxed with fences, 3 relaxed with fences for the block only, 4 acquire left out, 5 a plain store as release.
+template <bool before, bool after, int how> __device__ void resident(const float *in, float *out, int n) {
+    unsigned *count = (unsigned *)(out + 4096);
+    int i = threadIdx.x, b = blockIdx.x, blocks = gridDim.x;
+    out[64 * b + i] = in[i];
+    for (int step = 1; step <= 6; step++) {
+        if (before) __syncthreads();
+        if (i == 0) {
+            unsigned seen = 0;
+            if (how == 2) __threadfence();
+            if (how == 3) __threadfence_block();
+            if (how == 1) asm volatile("red.release.cta.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
+            else if (how == 2 || how == 3) asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
+            else asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(count) : "memory");
+            while (seen < step * blocks) {
+                if (how == 0) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
+                else if (how == 1) asm volatile("ld.acquire.cta.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
+                else asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(count) : "memory");
+            }
+            if (how == 2) __threadfence();
+            if (how == 3) __threadfence_block();
+        }
+        if (after) __syncthreads();
+        float *from = out + (step & 1 ? 0 : 2048), *to = out + (step & 1 ? 2048 : 0);
+        to[64 * b + i] = from[64 * ((b + step) % blocks) + (i ^ 32)] + n;
+    }
+}
+KERNEL bad_grid_barrier_before_the_block(const float *in, float *out, int n) { resident<false, true, 0>(in, out, n); }
+KERNEL bad_grid_barrier_without_the_block(const float *in, float *out, int n) { resident<true, false, 0>(in, out, n); }
+KERNEL bad_grid_barrier_of_a_block(const float *in, float *out, int n) { resident<true, true, 1>(in, out, n); }
+KERNEL bad_grid_barrier_with_block_fences(const float *in, float *out, int n) { resident<true, true, 3>(in, out, n); }
+KERNEL bad_grid_barrier_without_acquire(const float *in, float *out, int n) { resident<true, true, 4>(in, out, n); }
+KERNEL ok_grid_barrier_resident(const float *in, float *out, int n) { resident<true, true, 0>(in, out, n); }
+KERNEL ok_grid_barrier_resident_with_fences(const float *in, float *out, int n) { resident<true, true, 2>(in, out, n); }
+
+// A block hands its row to the next by a flag; a later plain store to the flag takes the release back.
+template <int how> __device__ void handed_on(const float *in, float *out, int n) {
+    unsigned *flags = (unsigned *)(out + 4096);
+    int i = threadIdx.x, b = blockIdx.x;
+    float v = in[i];
+    if (b > 0) {
+        if (i == 0) {
+            unsigned seen = 0;
+            while (seen != (how == 2 ? 2 : 1)) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flags + b - 1) : "memory");
+        }
+        __syncthreads();
+        v += out[64 * (b - 1) + 63 - i];
+    }
+    out[64 * b + i] = v;
+    __syncthreads();
+    if (i == 0) {
+        if (how != 1) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flags + b) : "memory");
+        else asm volatile("st.relaxed.gpu.global.u32 [%0], 1;" ::"l"(flags + b) : "memory");
+    }
+    if (how == 2 && i == 32) asm volatile("st.relaxed.gpu.global.u32 [%0], 2;" ::"l"(flags + b) : "memory");
+}
+KERNEL bad_grid_flag_without_release(const float *in, float *out, int n) { handed_on<1>(in, out, n); }
+KERNEL bad_grid_flag_taken_back(const float *in, float *out, int n) { handed_on<2>(in, out, n); }
+KERNEL ok_grid_flag(const float *in, float *out, int n) { handed_on<0>(in, out, n); }
+
 // A loop that does not end.
 KERNEL bad_endless(const float *in, float *out, int n) {
     while (*(volatile const float *)in >= 0) {}

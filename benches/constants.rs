@@ -1,0 +1,191 @@
+//! The four constants of the model of a GPU's time (rate of the tensor cores, rate of L2, a grid's barrier, the gap
+//! between launches), measured with kernels of their own. Knows nothing of the library.
+//!
+//! `cargo bench --features gpu-benches --bench constants`, or by the script of `scripts/gpu-bundle`. Prints a table in
+//! Markdown. On the virtual GPU it checks that the kernels did their work, and prints no figure.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUdevice_attribute, CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg};
+use cudarc::nvrtc::Ptx;
+
+const PTX: &str = include_str!(concat!(env!("PR_LSTM_KERNELS"), "/constants.ptx"));
+const THREADS: u32 = 256;
+/// Sums a warp keeps side by side, as in the kernel.
+const CHAINS: u64 = 8;
+/// Of one `mma` of 16 by 8 by 16.
+const FLOP: u64 = 2 * 16 * 8 * 16;
+
+/// How much is done: enough to last milliseconds on a card, or just to see that it works.
+struct Amounts {
+    hmma_rounds: u32,
+    l2_bytes: u32,
+    l2_rounds: u32,
+    barriers: u32,
+    launches: u32,
+}
+
+const ON_A_CARD: Amounts =
+    Amounts { hmma_rounds: 20_000, l2_bytes: 16 << 20, l2_rounds: 200, barriers: 2000, launches: 2000 };
+const VIRTUAL: Amounts =
+    Amounts { hmma_rounds: 3, l2_bytes: 1 << 20, l2_rounds: 2, barriers: 3, launches: 20 };
+
+struct Bench {
+    stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+    sms: u32,
+    amounts: Amounts,
+}
+
+impl Bench {
+    fn kernel(&self, name: &str) -> Result<CudaFunction, Box<dyn Error>> {
+        Ok(self.module.load_function(name)?)
+    }
+
+    /// Seconds on the device that `work` takes, the best of three after one that isn't timed.
+    fn seconds(&self, mut work: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<f64, Box<dyn Error>> {
+        work()?;
+        let mut best = f64::INFINITY;
+        for _ in 0..3 {
+            let start = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?;
+            work()?;
+            let end = self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))?;
+            best = best.min(f64::from(start.elapsed_ms(&end)?) / 1e3);
+        }
+        Ok(best)
+    }
+
+    /// FLOP a second, and clocks of an SM for one HMMA.16816.
+    fn hmma(&self) -> Result<[f64; 2], Box<dyn Error>> {
+        let kernel = self.kernel("hmma")?;
+        let blocks = 2 * self.sms; // 16 warps an SM
+        let mut sums = self.stream.clone_htod(&vec![f32::NAN; (blocks * THREADS) as usize])?;
+        let mut clocks = self.stream.alloc_zeros::<u64>(blocks as usize)?;
+        let seconds = self.seconds(|| {
+            let mut launch = self.stream.launch_builder(&kernel);
+            launch.arg(&mut sums).arg(&mut clocks).arg(&self.amounts.hmma_rounds);
+            // SAFETY: a sum a thread and a count a block, as the kernel writes them.
+            unsafe { launch.launch(shape(blocks)) }?;
+            Ok(())
+        })?;
+        if self.stream.clone_dtoh(&sums)?.iter().any(|sum| !(sum.is_finite() && *sum != 0.0)) {
+            return Err("the products of hmma did not arrive".into());
+        }
+        let warps = u64::from(blocks * THREADS / 32);
+        let products = warps * CHAINS * u64::from(self.amounts.hmma_rounds);
+        let clocks = slowest(&self.stream.clone_dtoh(&clocks)?);
+        Ok([(products * FLOP) as f64 / seconds, clocks / (products / u64::from(self.sms)) as f64])
+    }
+
+    /// Bytes a second, and bytes a clock of an SM.
+    fn l2(&self) -> Result<[f64; 2], Box<dyn Error>> {
+        let kernel = self.kernel("l2")?;
+        let blocks = 8 * self.sms;
+        let (chunks, rounds) = (self.amounts.l2_bytes / 16, self.amounts.l2_rounds);
+        let words: Vec<u32> = (0..chunks * 4).collect();
+        let from = self.stream.clone_htod(&words)?;
+        let mut to = self.stream.alloc_zeros::<u32>((blocks * THREADS) as usize)?;
+        let mut clocks = self.stream.alloc_zeros::<u64>(blocks as usize)?;
+        let seconds = self.seconds(|| {
+            let mut launch = self.stream.launch_builder(&kernel);
+            launch.arg(&from).arg(&mut to).arg(&mut clocks).arg(&chunks).arg(&rounds);
+            // SAFETY: `from` has that many chunks, `to` a word a thread, `clocks` a count a block.
+            unsafe { launch.launch(shape(blocks)) }?;
+            Ok(())
+        })?;
+        let sum = |words: &[u32]| words.iter().fold(0u32, |sum, word| sum.wrapping_add(*word));
+        let expected: Vec<u32> =
+            words.chunks(4).map(|v| (v[0] ^ v[1] ^ v[2] ^ v[3]).wrapping_mul(rounds)).collect();
+        if sum(&self.stream.clone_dtoh(&to)?) != sum(&expected) {
+            return Err("l2 did not read what was written".into());
+        }
+        let bytes = f64::from(self.amounts.l2_bytes) * f64::from(rounds);
+        let clocks = slowest(&self.stream.clone_dtoh(&clocks)?);
+        Ok([bytes / seconds, bytes / f64::from(self.sms) / clocks])
+    }
+
+    /// Seconds of one barrier of a cooperative grid, a block an SM.
+    fn barrier(&self) -> Result<f64, Box<dyn Error>> {
+        let kernel = self.kernel("barrier")?;
+        let rounds = self.amounts.barriers;
+        let mut arrived = self.stream.alloc_zeros::<u32>(1)?;
+        let seconds = self.seconds(|| {
+            self.stream.memset_zeros(&mut arrived)?;
+            let mut launch = self.stream.launch_builder(&kernel);
+            launch.arg(&mut arrived).arg(&rounds);
+            // SAFETY: one word, and all blocks of the grid live at once.
+            unsafe { launch.launch_cooperative(shape(self.sms)) }?;
+            Ok(())
+        })?;
+        if self.stream.clone_dtoh(&arrived)? != [rounds * self.sms] {
+            return Err("not every block met the others".into());
+        }
+        Ok(seconds / f64::from(rounds))
+    }
+
+    /// Seconds from one launch to the next, of a stream and of a graph.
+    fn gap(&self) -> Result<[f64; 2], Box<dyn Error>> {
+        let kernel = self.kernel("nothing")?;
+        let mut counted = self.stream.alloc_zeros::<u32>(1)?;
+        let launches = self.amounts.launches;
+        let mut enqueue = || -> Result<(), Box<dyn Error>> {
+            for _ in 0..launches {
+                let mut launch = self.stream.launch_builder(&kernel);
+                launch.arg(&mut counted);
+                // SAFETY: one word, and one launch after the other.
+                unsafe { launch.launch(shape(1)) }?;
+            }
+            Ok(())
+        };
+        let of_a_stream = self.seconds(&mut enqueue)?;
+        self.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
+        enqueue()?;
+        let graph = self.stream.end_capture(CUgraphInstantiate_flags(0))?.ok_or("a capture gave no graph")?;
+        let of_a_graph = self.seconds(|| Ok(graph.launch()?))?;
+        if self.stream.clone_dtoh(&counted)? != [8 * launches] {
+            return Err("not every launch was made".into());
+        }
+        Ok([of_a_stream, of_a_graph].map(|seconds| seconds / f64::from(launches)))
+    }
+}
+
+fn shape(blocks: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
+}
+
+fn slowest(clocks: &[u64]) -> f64 {
+    clocks.iter().copied().max().unwrap_or(0) as f64
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let context = CudaContext::new(0)?;
+    // SAFETY: one stream, so there is nothing for events to order.
+    unsafe { context.disable_event_tracking() };
+    let name = context.name()?;
+    let is_virtual = name.starts_with("Virtual");
+    let sms = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+    let bench = Bench {
+        stream: context.new_stream()?,
+        module: context.load_module(Ptx::from_src(PTX))?,
+        sms,
+        amounts: if is_virtual { VIRTUAL } else { ON_A_CARD },
+    };
+    let ([flops, hmma_clocks], [bytes, l2_bytes]) = (bench.hmma()?, bench.l2()?);
+    let (barrier, [stream_gap, graph_gap]) = (bench.barrier()?, bench.gap()?);
+
+    println!("| constant ({name}, {sms} SMs) | measured | the model's |\n|---|---|---|");
+    let row = |what: &str, measured: String, model: &str| {
+        let measured = if is_virtual { "virtual, not measured" } else { &measured };
+        println!("| {what} | {measured} | {model} |");
+    };
+    row("HMMA.16816, clocks of an SM", format!("{hmma_clocks:.3}"), "1.613 (4096/2540)");
+    row("HMMA, TFLOP/s", format!("{:.0}", flops / 1e12), "613 (H200)");
+    row("L2, bytes a clock of an SM", format!("{l2_bytes:.1}"), "25");
+    row("L2, GB/s", format!("{:.0}", bytes / 1e9), "");
+    row("barrier of a cooperative grid, µs", format!("{:.2}", barrier * 1e6), "1.1");
+    row("from launch to launch, a stream, µs", format!("{:.2}", stream_gap * 1e6), "");
+    row("from launch to launch, a graph, µs", format!("{:.2}", graph_gap * 1e6), "1.2");
+    Ok(())
+}
