@@ -160,6 +160,43 @@ struct ReadoutArguments {
     uint32_t rows, h, o;
 };
 
+struct ReadoutBackwardArguments {
+    const float* hidden; // [rows, h]
+    const float* w;      // [h, o]
+    const float* d_y;    // [rows, o]
+    float* d_hidden;     // [rows, h]; is added to
+    float* partial;      // [chunks, (h + 1) * o]: dW, then db
+    float* d_w;          // [h, o]; is added to
+    float* d_b;          // [o]; is added to
+    uint32_t rows, h, o;
+    uint32_t chunk, chunks; // rows of a chunk, and how many
+};
+
+struct LossArguments {
+    const float* logits; // [rows, o]
+    const uint32_t* targets;
+    const uint8_t* mask;
+    float* metrics;      // loss, right among the counted, counted
+    const float* d_loss; // [1]
+    float* d_logits;     // [rows, o]; is added to
+    uint32_t rows, o;
+};
+
+struct AdamArguments {
+    float* parameters; // [len]
+    const float* gradient;
+    float* m;
+    float* v;
+    uint64_t* state;   // steps taken, first bad step or 0
+    float* norm;       // of the gradient before clipping
+    double* sums;      // [kNormBlocks] of squares
+    float* factors;    // [4]: of the gradient; 1 / corrections of m and v; whether to update
+    uint64_t len;
+    double clip;       // most norm, or infinity
+    double beta1, beta2;
+    float rate, epsilon;
+};
+
 struct AddArguments {
     const float* from;
     float* to;
