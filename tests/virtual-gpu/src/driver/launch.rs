@@ -89,6 +89,7 @@ impl Call {
                     counters.row(),
                 );
                 write_report(&row);
+                driver.remember(row.clone());
                 *driver.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = row;
             }
             Err(fault) => {

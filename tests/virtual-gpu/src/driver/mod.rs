@@ -68,6 +68,9 @@ impl State {
     }
 }
 
+/// Launches that are kept for a test that asks for them.
+const MOST_LAUNCHES: usize = 1 << 20;
+
 /// The driver.
 pub struct Driver {
     /// Settings.
@@ -81,6 +84,8 @@ pub struct Driver {
     pub message: Mutex<String>,
     /// Name and counts of the last launch.
     pub report: Mutex<String>,
+    /// The same of every launch since a test last asked.
+    pub launches: Mutex<Vec<String>>,
 }
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
@@ -132,6 +137,7 @@ pub fn start() -> &'static Driver {
             busy: Mutex::default(),
             message: Mutex::default(),
             report: Mutex::default(),
+            launches: Mutex::default(),
         }
     })
 }
@@ -146,6 +152,14 @@ impl Driver {
     pub fn memory_of(&self, context: Handle) -> Result<&Global, u32> {
         let device = self.state().contexts.get(&context).ok_or(ERROR_INVALID_CONTEXT)?.device;
         Ok(&self.memory[device as usize])
+    }
+
+    /// Keeps a launch's row for a test that asks; a program that never asks does not fill memory with them.
+    pub fn remember(&self, row: String) {
+        let mut rows = self.launches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if rows.len() < MOST_LAUNCHES {
+            rows.push(row);
+        }
     }
 
     /// Remembers and prints what went wrong.
