@@ -30,6 +30,8 @@ pub struct Launch<'a> {
     pub dynamic_offset: usize,
     /// The launch's number in the shadow of memory.
     pub epoch: u16,
+    /// The launch before in the stream, if this one may begin before it has ended.
+    pub before: Option<u16>,
     /// Whether all blocks live at once.
     pub cooperative: bool,
     /// Multiprocessors of the chip.
@@ -42,8 +44,8 @@ pub struct Launch<'a> {
     pub limit: Duration,
     /// Whether blocks can tell each other anything: the kernel has fences, releases or acquires.
     pub tells: bool,
-    /// What warps told each other through which address.
-    pub told: Mutex<HashMap<u64, Arc<Vec<u32>>>>,
+    /// What warps told each other through which address, and which one it was, if only one.
+    pub told: Mutex<HashMap<u64, (u32, Arc<Vec<u32>>)>>,
 }
 
 impl Launch<'_> {

@@ -28,7 +28,7 @@ impl Block<'_> {
             return;
         }
         let told = self.launch.told.lock().expect("what warps told").get(&address).cloned();
-        let Some(told) = told else { return };
+        let Some((_, told)) = told else { return };
         if matches!(order, Order::Acquire | Order::AcquireRelease) {
             self.learn(warp, &told);
         } else {
@@ -47,22 +47,27 @@ impl Block<'_> {
             Order::Release | Order::AcquireRelease => Some(self.tell(warp)),
             _ => warp.fenced.clone(),
         };
+        let author = (self.base() + warp.index) as u32;
         let mut told = self.launch.told.lock().expect("what warps told");
         match (news, over) {
             (Some(news), true) => {
-                told.insert(address, news);
+                told.insert(address, (author, news));
             }
+            // The warp that released may store again; another one's store hides what was told.
             (None, true) => {
-                told.remove(&address);
-            }
-            (Some(news), false) => {
-                let have = told.entry(address).or_default();
-                if have.is_empty() {
-                    *have = news;
-                } else {
-                    join(Arc::make_mut(have), &news);
+                if told.get(&address).is_some_and(|t| t.0 != author) {
+                    told.remove(&address);
                 }
             }
+            (Some(news), false) => match told.get_mut(&address) {
+                Some(have) => {
+                    have.0 = if have.0 == author { author } else { u32::MAX };
+                    join(Arc::make_mut(&mut have.1), &news);
+                }
+                None => {
+                    told.insert(address, (author, news));
+                }
+            },
             (None, false) => {}
         }
     }
