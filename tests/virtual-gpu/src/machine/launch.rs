@@ -10,6 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// What a strong write leaves for those that read it.
+#[derive(Clone)]
+pub struct Told {
+    /// The warp that wrote, among all of the launch; `u32::MAX` for several.
+    pub by: u32,
+    /// What it knew of all warps of the launch.
+    pub times: Arc<Vec<u32>>,
+}
+
 /// A kernel with its arguments and its sizes.
 pub struct Launch<'a> {
     /// The kernel.
@@ -44,8 +53,8 @@ pub struct Launch<'a> {
     pub limit: Duration,
     /// Whether blocks can tell each other anything: the kernel has fences, releases or acquires.
     pub tells: bool,
-    /// What warps told each other through which address, and which one it was, if only one.
-    pub told: Mutex<HashMap<u64, (u32, Arc<Vec<u32>>)>>,
+    /// What warps told each other through which address.
+    pub told: Mutex<HashMap<u64, Told>>,
 }
 
 impl Launch<'_> {

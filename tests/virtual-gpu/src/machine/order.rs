@@ -2,6 +2,7 @@
 //! only, until a barrier of the block spreads it. It moves times around and touches no memory.
 
 use super::block::Block;
+use super::launch::Told;
 use super::warp::Warp;
 use crate::ptx::ir::Order;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ impl Block<'_> {
             return;
         }
         let told = self.launch.told.lock().expect("what warps told").get(&address).cloned();
-        let Some((_, told)) = told else { return };
+        let Some(Told { times: told, .. }) = told else { return };
         if matches!(order, Order::Acquire | Order::AcquireRelease) {
             self.learn(warp, &told);
         } else {
@@ -47,25 +48,25 @@ impl Block<'_> {
             Order::Release | Order::AcquireRelease => Some(self.tell(warp)),
             _ => warp.fenced.clone(),
         };
-        let author = (self.base() + warp.index) as u32;
+        let by = (self.base() + warp.index) as u32;
         let mut told = self.launch.told.lock().expect("what warps told");
         match (news, over) {
-            (Some(news), true) => {
-                told.insert(address, (author, news));
+            (Some(times), true) => {
+                told.insert(address, Told { by, times });
             }
             // The warp that released may store again; another one's store hides what was told.
             (None, true) => {
-                if told.get(&address).is_some_and(|t| t.0 != author) {
+                if told.get(&address).is_some_and(|t| t.by != by) {
                     told.remove(&address);
                 }
             }
-            (Some(news), false) => match told.get_mut(&address) {
+            (Some(times), false) => match told.get_mut(&address) {
                 Some(have) => {
-                    have.0 = if have.0 == author { author } else { u32::MAX };
-                    join(Arc::make_mut(&mut have.1), &news);
+                    have.by = if have.by == by { by } else { u32::MAX };
+                    join(Arc::make_mut(&mut have.times), &times);
                 }
                 None => {
-                    told.insert(address, (author, news));
+                    told.insert(address, Told { by, times });
                 }
             },
             (None, false) => {}
