@@ -7,15 +7,16 @@ use cudarc::driver::{LaunchConfig, PushKernelArg as _};
 
 const PLANTED: &str = include_str!("cuda/planted.ptx");
 
-/// Far more than any of the kernels here takes, in milliseconds.
-const LIMIT: u64 = 10_000;
-
 /// Runs a kernel of 64 threads a block on 64 numbers; the error's words if it failed.
 fn run(name: &str, blocks: u32, cooperative: bool) -> Result<Vec<f32>, String> {
+    // Far more than any of the kernels here takes.
+    run_within(name, blocks, cooperative, 10_000)
+}
+
+/// The same, with a limit of time in milliseconds.
+fn run_within(name: &str, blocks: u32, cooperative: bool, limit: u64) -> Result<Vec<f32>, String> {
     let (context, stream) = device();
-    if name != "bad_endless" && !(name == "ok_grid_barrier" && !cooperative) {
-        virtual_gpu::set("timeout", LIMIT);
-    }
+    virtual_gpu::set("timeout", limit);
     let f = kernel(&context, PLANTED, name);
     let input: Vec<f32> = (0..64).map(|i| i as f32).collect();
     let input = stream.clone_htod(&input).unwrap();
@@ -191,12 +192,9 @@ fn a_resident_kernel_hands_on_what_its_warps_know() {
 #[test]
 fn a_loop_without_end_is_ended() {
     let _alone = alone();
-    virtual_gpu::load().unwrap();
-    virtual_gpu::set("timeout", 50);
-    let alone = run("bad_endless", 1, false);
+    let alone = run_within("bad_endless", 1, false, 50);
     // Blocks that wait for each other, launched so that not all need to run at once.
-    let waiting = run("ok_grid_barrier", 8, false);
-    virtual_gpu::set("timeout", LIMIT);
+    let waiting = run_within("ok_grid_barrier", 8, false, 50);
     for (name, error) in [("bad_endless", alone), ("ok_grid_barrier", waiting)] {
         let error = error.expect_err(name);
         for words in [name, "LAUNCH_TIMEOUT", "PTX line", "still running after 50ms", "block ("] {
