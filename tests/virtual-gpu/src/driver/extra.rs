@@ -106,7 +106,7 @@ refused! {
     cuMemPoolSetAttribute cuMemPoolTrimTo cuDeviceGetDefaultMemPool cuDeviceGetMemPool cuDeviceSetMemPool
     cuMemcpyPeerAsync cuStreamAttachMemAsync cuImportExternalMemory cuDestroyExternalMemory
     cuExternalMemoryGetMappedBuffer cuCtxGetLimit cuCtxSetLimit cuCtxGetCacheConfig cuCtxSetCacheConfig
-    cuCtxCreate_v3 cuOccupancyMaxPotentialBlockSizeWithFlags cuLaunchKernelEx cuGetProcAddress_v2
+    cuCtxCreate_v3 cuOccupancyMaxPotentialBlockSizeWithFlags cuGetProcAddress_v2
     cuMemHostRegister_v2 cuMemHostUnregister cuMemHostGetDevicePointer_v2 cuPointerGetAttribute
     cuModuleLoadFatBinary cuProfilerStart cuProfilerStop cuGraphInstantiateWithParams cuStreamGetCaptureInfo_v2
     cuOccupancyMaxActiveClusters cuFuncGetModule cuLinkCreate_v2 cuTensorMapEncodeTiled

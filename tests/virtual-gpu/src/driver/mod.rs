@@ -56,6 +56,8 @@ pub struct State {
     pub graphs: HashMap<Handle, graph::Graph>,
     /// Pinned host memory: address to size.
     pub pinned: HashMap<u64, usize>,
+    /// The latest launch of each stream that the host did not wait for, and nothing but launches came after.
+    pub latest: HashMap<Handle, u16>,
     /// The last handle given out.
     pub handles: Handle,
 }
@@ -78,8 +80,7 @@ pub struct Driver {
     /// Memory of each device.
     pub memory: Vec<Global>,
     state: Mutex<State>,
-    /// One launch at a time.
-    pub busy: Mutex<()>,
+    busy: Mutex<()>,
     /// The last error's words.
     pub message: Mutex<String>,
     /// Name and counts of the last launch.
@@ -146,6 +147,11 @@ impl Driver {
     /// The tables.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// One launch, copy or fill at a time, whatever thread it comes from.
+    pub fn busy(&self) -> MutexGuard<'_, ()> {
+        self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The memory of a context's device.
