@@ -4,8 +4,10 @@
 
 mod common;
 
-use common::{Batch, Trained, assert_same_bits, available_paths, between, lengths, narrow, normals, widen};
-use pr_lstm::golden::{CellFile, relative_error, worst_position};
+use common::{
+    Batch, Trained, assert_same_bits, available_paths, between, lengths, narrow, normals, over_time, widen,
+};
+use pr_lstm::golden::{CellFile, relative_error};
 use pr_lstm::model::Cell;
 use pr_lstm::verify::{self, Tolerances};
 use pr_lstm::{Config, Cpu, Outputs, Parameters, reference};
@@ -37,25 +39,6 @@ fn oracle(config: &Config, flat: &[f32], batch: &Batch, d_logits: &[f32]) -> Exp
         d_input: gradients.input.unwrap_or_default(),
         nearest_kink: pass.nearest_kink(),
     }
-}
-
-/// The error at the worst position of time of `[positions, width]`, sequences of these lengths one after another.
-fn over_time(found: &[f32], expected: &[f64], lengths: &[usize], width: usize) -> f64 {
-    assert_eq!(found.len(), lengths.iter().sum::<usize>() * width);
-    // Where a sequence has ended both are 0.
-    let longest = lengths.iter().copied().max().unwrap();
-    let padded = |values: &[f64]| {
-        let mut padded = Vec::new();
-        let mut rest = values;
-        for &length in lengths {
-            let (sequence, others) = rest.split_at(length * width);
-            padded.extend_from_slice(sequence);
-            padded.resize(padded.len() + (longest - length) * width, 0.0);
-            rest = others;
-        }
-        padded
-    };
-    worst_position(&padded(&widen(found)), &padded(expected), lengths.len(), longest).0
 }
 
 /// As powers of ten.

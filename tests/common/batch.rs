@@ -1,5 +1,6 @@
 //! Batches of sequences, padded or ragged, tokens or dense, and what the CPU makes of them.
 
+use pr_lstm::backend::Backend;
 use pr_lstm::random::Random;
 use pr_lstm::{Config, Cpu, CpuPath, Model, Outputs, Parameters, Session, Tape};
 
@@ -85,7 +86,7 @@ impl Batch {
     }
 
     /// A session that this batch just fits.
-    pub fn session(&self, model: &Model<Cpu>, outputs: Outputs) -> Session<Cpu> {
+    pub fn session<B: Backend>(&self, model: &Model<B>, outputs: Outputs) -> Session<B> {
         let lengths = self.lengths();
         let builder = model.session().max_batch(lengths.len()).outputs(outputs);
         let builder = builder.max_time(lengths.into_iter().max().expect("a sequence"));
@@ -97,7 +98,7 @@ impl Batch {
     }
 
     /// Runs the batch: the logits.
-    pub fn forward(&self, session: &mut Session<Cpu>) -> Vec<f32> {
+    pub fn forward<B: Backend>(&self, session: &mut Session<B>) -> Vec<f32> {
         match self {
             Batch::Tokens(sequences) => session.forward(sequences),
             Batch::Dense(sequences, _) => session.forward_dense(sequences),
@@ -107,7 +108,7 @@ impl Batch {
     }
 
     /// The logits of a session of its own.
-    pub fn logits(&self, model: &Model<Cpu>, outputs: Outputs) -> Vec<f32> {
+    pub fn logits<B: Backend>(&self, model: &Model<B>, outputs: Outputs) -> Vec<f32> {
         self.forward(&mut self.session(model, outputs))
     }
 

@@ -37,6 +37,26 @@ pub fn worst_row(found: &[f32], expected: &[f64], width: usize) -> (f64, usize) 
     worst
 }
 
+/// The error at the worst position of time of `[positions, width]`, sequences of these lengths one after another.
+#[cfg(feature = "tasks")]
+pub fn over_time(found: &[f32], expected: &[f64], lengths: &[usize], width: usize) -> f64 {
+    assert_eq!(found.len(), lengths.iter().sum::<usize>() * width);
+    // Where a sequence has ended both are 0.
+    let longest = lengths.iter().copied().max().unwrap();
+    let padded = |values: &[f64]| {
+        let mut padded = Vec::new();
+        let mut rest = values;
+        for &length in lengths {
+            let (sequence, others) = rest.split_at(length * width);
+            padded.extend_from_slice(sequence);
+            padded.resize(padded.len() + (longest - length) * width, 0.0);
+            rest = others;
+        }
+        padded
+    };
+    pr_lstm::golden::worst_position(&padded(&widen(found)), &padded(expected), lengths.len(), longest).0
+}
+
 /// The largest [`distance`] of two flat buffers among the parameters of a configuration, and the parameter's name.
 /// Where nothing is expected, anything but zero is infinitely far.
 pub fn worst_parameter(config: &Config, found: &[f64], expected: &[f64]) -> (f64, String) {

@@ -1,23 +1,27 @@
 //! What several test files need: where golden data lies, numbers drawn from a seed; batches and their passes
-//! (`batch`), the oracle and how far one result is from another (`measure`).
+//! (`batch`), one pass at the backend's own line (`pass`), the oracle and how far one result is from another (`measure`).
+//! The device of the CUDA suite: `device`.
 #![allow(dead_code, unused_imports)] // each test file uses its own part
 
 mod batch;
+#[cfg(feature = "cuda")]
+pub mod device;
 mod measure;
+mod pass;
 
 pub use batch::*;
 pub use measure::*;
+pub use pass::*;
 
 use std::path::{Path, PathBuf};
 
 use pr_lstm::Config;
 use pr_lstm::random::{Purpose, Random};
 
-/// A file of `tests/golden`.
+/// A file of `tests/golden`: of the folder that cargo names as the test runs, or that the test was built in.
 pub fn golden(name: &str) -> PathBuf {
-    // At run time first: on another machine (scripts/gpu-bundle) the files lie elsewhere.
-    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&root).join("tests/golden").join(name)
+    let folder = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&folder).join("tests/golden").join(name)
 }
 
 /// Every golden cell file, in alphabetical order.

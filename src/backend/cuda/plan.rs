@@ -191,3 +191,60 @@ pub(super) enum List {
 fn room(schedule: &Schedule) -> usize {
     1 + schedule.room()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Random};
+    use crate::tree::{Outputs, Planner, Rows};
+
+    #[test]
+    fn what_is_made_for_the_largest_batch_does_for_all() {
+        if !std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
+            virtual_gpu::load().expect("the virtual GPU was built with the tests");
+        }
+        let cuda = Cuda::new(0).expect("a device");
+        let (most_batch, most_time) = (9, 40);
+        for (input, unary, outputs) in [
+            (3, 0, Outputs::Last),
+            (3, 1, Outputs::All),
+            (40_000, 2, Outputs::LastN(2)),
+            (1, 2, Outputs::At(vec![0])),
+        ] {
+            let config = Config::new(input, 20, 2).unary_layers(unary);
+            let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
+            let mut padded = |schedule: &mut Schedule, batch, time| {
+                planner.padded(schedule, batch, time, &outputs, Rows::Reuse).expect("a schedule");
+            };
+            padded(&mut schedule, most_batch, most_time);
+            let mut plan = CudaPlan::new(&cuda, &config, Pass::Infer, &schedule).expect("a plan");
+            let mut most = plan.regions().end;
+            let mut ragged = Planner::new();
+            ragged
+                .ragged(&mut schedule, &vec![most_time; most_batch], &outputs, Rows::Reuse)
+                .expect("a schedule");
+            plan.fill(&cuda, &schedule).expect("a plan");
+            most = most.max(plan.regions().end);
+            let words = plan.lists.len();
+            let mut random = Random::new(3, Purpose::Show, input as u64, unary as u32);
+            for _ in 0..200 {
+                let lengths: Vec<usize> = (0..=random.below(most_batch as u32))
+                    .take(most_batch)
+                    .map(|_| 2 + random.below(most_time as u32 - 1) as usize)
+                    .collect();
+                if random.below(2) == 0 {
+                    padded(&mut schedule, lengths.len(), lengths[0]);
+                } else {
+                    ragged.ragged(&mut schedule, &lengths, &outputs, Rows::Reuse).expect("a schedule");
+                }
+                plan.fill(&cuda, &schedule).expect("a plan");
+                let bytes = plan.regions().end;
+                assert!(bytes <= most, "{bytes} bytes for {lengths:?}, {most} for the largest");
+                assert_eq!(plan.lists.len(), words, "lists grew for {lengths:?}");
+                // No chunk of dense input is larger than its place.
+                let chunk = plan.leaves_at_once() * plan.width * plan.sizes.input_row;
+                assert!(plan.regions().input + chunk <= bytes);
+            }
+        }
+    }
+}

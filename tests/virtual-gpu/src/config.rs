@@ -118,8 +118,14 @@ pub struct Config {
     pub strict_float: AtomicBool,
 }
 
-fn read<T: std::str::FromStr>(name: &str) -> Option<T> {
-    std::env::var(format!("PR_LSTM_VIRTUAL_GPU_{name}")).ok()?.parse().ok()
+/// The value of a setting; one that can't be read ends the program, which would test something else than meant.
+fn read<T>(name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+    let text = std::env::var(format!("PR_LSTM_VIRTUAL_GPU_{name}")).ok().filter(|t| !t.is_empty())?;
+    Some(parse(&text).unwrap_or_else(|| panic!("PR_LSTM_VIRTUAL_GPU_{name}: '{text}' is not understood")))
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.trim().parse().ok()
 }
 
 /// A size such as `4096`, `64M` or `8G`.
@@ -136,9 +142,7 @@ fn size(text: &str) -> Option<u64> {
 impl Config {
     /// Reads the environment; a chip that is not known becomes the next lower one with its own number.
     pub fn from_environment() -> Config {
-        let name: String = read("CHIP").unwrap_or_else(|| "sm_80".to_owned());
-        let digits: String = name.chars().filter(char::is_ascii_digit).collect();
-        let capability: u32 = digits.parse().unwrap_or(80);
+        let capability = read("CHIP", |t| t.strip_prefix("sm_").and_then(number)).unwrap_or(80);
         let mut chip = CHIPS[0];
         for known in CHIPS {
             if known.capability <= capability {
@@ -146,18 +150,18 @@ impl Config {
             }
         }
         chip.capability = capability;
-        chip.sms = read("SMS").unwrap_or(chip.sms).max(1);
-        let memory = read::<String>("MEMORY").and_then(|t| size(&t)).unwrap_or(4 << 30);
+        chip.sms = read("SMS", number).unwrap_or(chip.sms).max(1);
+        let memory = read("MEMORY", size).unwrap_or(4 << 30);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Config {
             chip,
             memory,
-            count: read("COUNT").unwrap_or(1),
-            driver: read("DRIVER").unwrap_or(13000),
-            threads: read("THREADS").unwrap_or(cores),
-            limit: AtomicU64::new(read("TIMEOUT").unwrap_or(120u64).saturating_mul(1000)),
-            seed: AtomicU64::new(read("SEED").unwrap_or(0)),
-            strict_float: AtomicBool::new(read("STRICT_FLOAT").is_some_and(|v: String| v != "0")),
+            count: read("COUNT", number).unwrap_or(1),
+            driver: read("DRIVER", number).unwrap_or(13000),
+            threads: read("THREADS", number).unwrap_or(cores),
+            limit: AtomicU64::new(read("TIMEOUT", number).unwrap_or(120u64).saturating_mul(1000)),
+            seed: AtomicU64::new(read("SEED", number).unwrap_or(0)),
+            strict_float: AtomicBool::new(read("STRICT_FLOAT", number).unwrap_or(0u32) != 0),
         }
     }
 

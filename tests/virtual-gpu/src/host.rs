@@ -83,10 +83,15 @@ fn words(name: &str) -> String {
     // SAFETY: both calls of this kind have this type.
     let f: unsafe extern "C" fn(*mut c_char, usize) -> usize = unsafe { std::mem::transmute(at) };
     let mut buffer = vec![0u8; 1 << 16];
-    // SAFETY: the buffer is as long as we say.
-    let length = unsafe { f(buffer.as_mut_ptr().cast(), buffer.len()) };
-    buffer.truncate(length.min(buffer.len() - 1));
-    String::from_utf8_lossy(&buffer).into_owned()
+    loop {
+        // SAFETY: the buffer is as long as we say.
+        let length = unsafe { f(buffer.as_mut_ptr().cast(), buffer.len()) };
+        if length < buffer.len() {
+            buffer.truncate(length);
+            return String::from_utf8_lossy(&buffer).into_owned();
+        }
+        buffer.resize(2 * length, 0);
+    }
 }
 
 /// The words of the last error.
@@ -96,11 +101,41 @@ pub fn last_error() -> String {
 
 /// The counts of the last launch by the names of [`crate::counters::COLUMNS`].
 pub fn counts() -> HashMap<String, f64> {
-    let text = words("virtual_gpu_last_launch");
+    table(&words("virtual_gpu_last_launch")).pop().map(|launch| launch.counts).unwrap_or_default()
+}
+
+/// One launch that ended well.
+#[derive(Clone, Debug)]
+pub struct Launched {
+    /// The kernel's name.
+    pub kernel: String,
+    /// Blocks, those along y and z counted.
+    pub blocks: u32,
+    /// Counts by the names of [`crate::counters::COLUMNS`].
+    pub counts: HashMap<String, f64>,
+}
+
+/// All launches that ended well since this was last called, in their order.
+pub fn launches() -> Vec<Launched> {
+    table(&words("virtual_gpu_launches"))
+}
+
+/// The rows of a table of launches.
+fn table(text: &str) -> Vec<Launched> {
     let mut lines = text.lines();
-    let names = lines.next().unwrap_or_default().split('\t');
-    let values = lines.next().unwrap_or_default().split('\t');
-    names.zip(values).filter_map(|(n, v)| Some((n.to_owned(), v.parse().ok()?))).collect()
+    let names: Vec<&str> = lines.next().unwrap_or_default().split('\t').collect();
+    let launched = |line: &str| {
+        let values: Vec<&str> = line.split('\t').collect();
+        let pairs = names.iter().zip(&values);
+        Launched {
+            kernel: values[0].to_owned(),
+            blocks: values
+                .get(1)
+                .map_or(0, |grid| grid.split('x').filter_map(|n| n.parse::<u32>().ok()).product()),
+            counts: pairs.filter_map(|(n, v)| Some(((*n).to_owned(), v.parse().ok()?))).collect(),
+        }
+    };
+    lines.filter(|line| !line.is_empty()).map(launched).collect()
 }
 
 /// The program's calls of the driver since this was asked last, by name: how often each was made, failed ones

@@ -36,4 +36,4 @@ pub mod host;
 pub mod machine;
 pub mod ptx;
 
-pub use host::{allocations, calls, counts, directory, last_error, load, set};
+pub use host::{Launched, allocations, calls, counts, directory, last_error, launches, load, set};

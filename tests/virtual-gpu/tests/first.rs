@@ -46,6 +46,7 @@ fn product(m: usize, n: usize, k: usize) {
     let mut launch = stream.launch_builder(&f);
     let (mi, ni, ki) = (m as i32, n as i32, k as i32);
     launch.arg(&da).arg(&db).arg(&mut dc).arg(&mi).arg(&ni).arg(&ki);
+    virtual_gpu::launches();
     let begin = std::time::Instant::now();
     // SAFETY: the arguments are those of the kernel.
     unsafe { launch.launch(config) }.unwrap();
@@ -59,6 +60,12 @@ fn product(m: usize, n: usize, k: usize) {
         }
     }
     let counts = virtual_gpu::counts();
+    let launches = virtual_gpu::launches();
+    assert_eq!(launches.len(), 1, "{launches:?}");
+    assert_eq!(
+        (&*launches[0].kernel, launches[0].blocks, &launches[0].counts),
+        ("gemm", (n / 64 * m.div_ceil(64)) as u32, &counts)
+    );
     println!(
         "{m}×{n}×{k}: {seconds:.3} s, {:.2} G lane-instructions a second; {counts:?}",
         counts["lane_instructions"] / seconds / 1e9

@@ -9,7 +9,14 @@ const PLANTED: &str = include_str!("cuda/planted.ptx");
 
 /// Runs a kernel of 64 threads a block on 64 numbers; the error's words if it failed.
 fn run(name: &str, blocks: u32, cooperative: bool) -> Result<Vec<f32>, String> {
+    // Far more than any of the kernels here takes.
+    run_within(name, blocks, cooperative, 10_000)
+}
+
+/// The same, with a limit of time in milliseconds.
+fn run_within(name: &str, blocks: u32, cooperative: bool, limit: u64) -> Result<Vec<f32>, String> {
     let (context, stream) = device();
+    virtual_gpu::set("timeout", limit);
     let f = kernel(&context, PLANTED, name);
     let input: Vec<f32> = (0..64).map(|i| i as f32).collect();
     let input = stream.clone_htod(&input).unwrap();
@@ -128,6 +135,7 @@ fn races_in_device_memory_within_a_block() {
         1,
         &[race, "thread (1, 0, 0): ", "which thread (0, 0, 0) wrote"],
     );
+    caught("bad_memory_between_lanes", 1, &[race, "which warp 0 wrote"]);
     clean("ok_memory_with_barrier", 1);
     caught("bad_memory_overwritten", 1, &["race in global memory: ", "with no barrier between"]);
     clean("ok_memory_overwritten", 1);
@@ -176,18 +184,17 @@ fn a_resident_kernel_hands_on_what_its_warps_know() {
     assert_eq!(first[..64], (0..64).map(|i| (i + 6 * 64) as f32).collect::<Vec<_>>());
     caught("bad_grid_flag_without_release", 4, &race);
     caught("bad_grid_flag_taken_back", 4, &race);
+    caught("bad_grid_flag_too_early", 4, &race);
     clean("ok_grid_flag", 4);
+    clean("ok_grid_flag_stored_again", 4);
 }
 
 #[test]
 fn a_loop_without_end_is_ended() {
     let _alone = alone();
-    virtual_gpu::load().unwrap();
-    virtual_gpu::set("timeout", 50);
-    let alone = run("bad_endless", 1, false);
+    let alone = run_within("bad_endless", 1, false, 50);
     // Blocks that wait for each other, launched so that not all need to run at once.
-    let waiting = run("ok_grid_barrier", 8, false);
-    virtual_gpu::set("timeout", 120_000);
+    let waiting = run_within("ok_grid_barrier", 8, false, 50);
     for (name, error) in [("bad_endless", alone), ("ok_grid_barrier", waiting)] {
         let error = error.expect_err(name);
         for words in [name, "LAUNCH_TIMEOUT", "PTX line", "still running after 50ms", "block ("] {

@@ -33,10 +33,25 @@ fn context(ordinal: usize) -> Result<std::sync::Arc<CudaContext>, DriverError> {
 }
 
 #[test]
+fn a_setting_that_is_not_understood_ends_the_program() {
+    for (setting, value) in [("CHIP", "h100"), ("MEMORY", "12X"), ("COUNT", "two")] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["little_memory", "--exact", "--ignored"])
+            .env(format!("PR_LSTM_VIRTUAL_GPU_{setting}"), value);
+        let out = command.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stderr);
+        let words = format!("PR_LSTM_VIRTUAL_GPU_{setting}: '{value}' is not understood");
+        assert!(!out.status.success() && text.contains(&words), "{text}");
+    }
+}
+
+#[test]
 fn other_settings() {
     under("an_old_chip", &[("CHIP", "sm_75")]);
     under("a_small_chip", &[("CHIP", "sm_86"), ("SMS", "20")]);
     under("a_newer_chip", &[("CHIP", "sm_103")]);
+    under("dependent_launches", &[("CHIP", "sm_90")]);
     under("an_old_driver", &[("DRIVER", "11080")]);
     under("little_memory", &[("MEMORY", "16M")]);
     under("three_devices", &[("COUNT", "3"), ("MEMORY", "64M")]);
@@ -91,6 +106,78 @@ fn a_newer_chip() {
     assert_eq!(load("sm_80"), CUresult::CUDA_SUCCESS);
     // PTX for one chip alone is for no other.
     assert_eq!(load("sm_90a"), CUresult::CUDA_ERROR_INVALID_PTX);
+}
+
+/// A launch that may begin before the one before it has ended reads its results only after it waited for it.
+#[test]
+#[ignore = "run by the test of this file in a process of its own"]
+fn dependent_launches() {
+    use cudarc::driver::{DevicePtr as _, sys};
+    virtual_gpu::load().unwrap();
+    let text = |body: &str| around(body).replace("sm_80", "sm_90");
+    let first = "st.global.u32 [%rd1], %r0;\ngriddepcontrol.launch_dependents;";
+    let use_it = "ld.global.u32 %r1, [%rd0];\nst.global.u32 [%rd1], %r1;";
+    let wait = format!("griddepcontrol.wait;\n{use_it}");
+    // One warp waits, a barrier tells the other.
+    let tell = format!(
+        "setp.gt.u32 %p1, %r0, 31;\n@%p1 bra B;\ngriddepcontrol.wait;\nB:\nbar.sync 0;\n@!%p1 bra E;\n{use_it}\nE:"
+    );
+    let over = "st.global.u32 [%rd0], 7;";
+    let own = "ld.global.u32 %r1, [%rd1];\ngriddepcontrol.wait;\nst.global.u32 [%rd0], %r1;";
+    for (second, programmatic, between, fails) in [
+        (use_it, true, false, true),
+        (over, true, false, true),
+        (&wait, true, false, false),
+        (&tell, true, false, false),
+        (own, true, false, false),
+        (use_it, false, false, false),
+        (use_it, true, true, false),
+    ] {
+        let context = CudaContext::new(0).unwrap();
+        // SAFETY: one stream.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().unwrap();
+        let f = kernel(&context, &text(first), "k");
+        let mut buffer = stream.alloc_zeros::<u32>(4).unwrap();
+        let out = stream.alloc_zeros::<u32>(4).unwrap();
+        let (from, to) = (buffer.device_ptr(&stream).0, out.device_ptr(&stream).0);
+        let mut launch = stream.launch_builder(&f);
+        launch.arg(&from).arg(&from);
+        // SAFETY: the kernel writes one word.
+        unsafe { launch.launch(shape(1, 1, 0)) }.unwrap();
+        if between {
+            stream.memset_zeros(&mut buffer).unwrap();
+        }
+        // SAFETY: plain data of the driver's own types; pointers live until the call returns.
+        let answer = unsafe {
+            let module = std::ffi::CString::new(text(second)).unwrap();
+            let (mut m, mut function) = (std::ptr::null_mut(), std::ptr::null_mut());
+            sys::cuModuleLoadData(&mut m, module.as_ptr().cast()).result().unwrap();
+            sys::cuModuleGetFunction(&mut function, m, c"k".as_ptr()).result().unwrap();
+            let mut attribute: sys::CUlaunchAttribute = std::mem::zeroed();
+            attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attribute.value.programmaticStreamSerializationAllowed = i32::from(programmatic);
+            let mut config: sys::CUlaunchConfig = std::mem::zeroed();
+            (config.gridDimX, config.gridDimY, config.gridDimZ) = (1, 1, 1);
+            (config.blockDimX, config.blockDimY, config.blockDimZ) =
+                (if second == tell { 64 } else { 1 }, 1, 1);
+            (config.hStream, config.attrs, config.numAttrs) = (stream.cu_stream(), &mut attribute, 1);
+            let mut arguments = [(&raw const from).cast_mut().cast(), (&raw const to).cast_mut().cast()];
+            sys::cuLaunchKernelEx(&config, function, arguments.as_mut_ptr(), std::ptr::null_mut()).result()
+        };
+        answer.unwrap();
+        let result = code(stream.synchronize());
+        if fails {
+            assert_eq!(result, CUresult::CUDA_ERROR_LAUNCH_FAILED, "{second}");
+            assert!(
+                virtual_gpu::last_error().contains("griddepcontrol.wait is missing"),
+                "{}",
+                virtual_gpu::last_error()
+            );
+        } else {
+            assert_eq!(result, CUresult::CUDA_SUCCESS, "{second}: {}", virtual_gpu::last_error());
+        }
+    }
 }
 
 #[test]

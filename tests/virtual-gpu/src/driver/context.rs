@@ -44,6 +44,7 @@ fn destroy(handle: Handle) -> Answer {
     state.functions.retain(|_, f| f.context != handle);
     state.captures.retain(|_, c| c.context != handle);
     drop(state);
+    let _busy = driver.busy();
     driver.memory[context.device as usize].free_all(handle);
     Ok(())
 }

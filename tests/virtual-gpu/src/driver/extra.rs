@@ -47,6 +47,22 @@ pub unsafe extern "C" fn virtual_gpu_calls(out: *mut c_char, length: usize) -> u
     hand_over(&text, out, length)
 }
 
+/// Copies the table of all launches since they were last taken, returns its length; they are taken only if the
+/// whole table fits.
+///
+/// # Safety
+/// `out` must be null or writable for `length` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn virtual_gpu_launches(out: *mut c_char, length: usize) -> usize {
+    let Ok(driver) = driver() else { return hand_over("", out, length) };
+    let mut rows = driver.launches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let text = format!("{}\n{}", super::launch::header(), rows.join("\n"));
+    if text.len() < length {
+        rows.clear();
+    }
+    hand_over(&text, out, length)
+}
+
 /// Allocations of device memory that are alive, on all devices.
 #[unsafe(no_mangle)]
 pub extern "C" fn virtual_gpu_allocations() -> usize {
@@ -90,7 +106,7 @@ refused! {
     cuMemPoolSetAttribute cuMemPoolTrimTo cuDeviceGetDefaultMemPool cuDeviceGetMemPool cuDeviceSetMemPool
     cuMemcpyPeerAsync cuStreamAttachMemAsync cuImportExternalMemory cuDestroyExternalMemory
     cuExternalMemoryGetMappedBuffer cuCtxGetLimit cuCtxSetLimit cuCtxGetCacheConfig cuCtxSetCacheConfig
-    cuCtxCreate_v3 cuOccupancyMaxPotentialBlockSizeWithFlags cuLaunchKernelEx cuGetProcAddress_v2
+    cuCtxCreate_v3 cuOccupancyMaxPotentialBlockSizeWithFlags cuGetProcAddress_v2
     cuMemHostRegister_v2 cuMemHostUnregister cuMemHostGetDevicePointer_v2 cuPointerGetAttribute
     cuModuleLoadFatBinary cuProfilerStart cuProfilerStop cuGraphInstantiateWithParams cuStreamGetCaptureInfo_v2
     cuOccupancyMaxActiveClusters cuFuncGetModule cuLinkCreate_v2 cuTensorMapEncodeTiled

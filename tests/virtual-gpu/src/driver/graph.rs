@@ -61,6 +61,10 @@ thread_local! {
 /// Fails, and spoils captures, if `what` may not happen now.
 pub fn forbid(driver: &Driver, context: Handle, what: Unsafe) -> Answer {
     let mut state = driver.state();
+    if let Unsafe::Stream(_) | Unsafe::Whole = what {
+        // The host waits: what was launched has ended.
+        state.latest.clear();
+    }
     if let Unsafe::Stream(stream) = what {
         if stream <= 2 {
             return legacy(&mut state, context, stream);
@@ -346,8 +350,9 @@ pub extern "C" fn cuGraphLaunch(instance: Handle, stream: Handle) -> u32 {
         };
         for node in nodes.iter() {
             match node {
-                Node::Launch(call) => call.run(driver, context)?,
+                Node::Launch(call) => call.run(driver, context, stream)?,
                 Node::Transfer(transfer) => {
+                    driver.state().latest.remove(&stream);
                     // The memory may have been given back since the capture.
                     if transfer.check(driver, context).is_err() {
                         if let Some(context) = driver.state().contexts.get_mut(&context) {
@@ -356,7 +361,7 @@ pub extern "C" fn cuGraphLaunch(instance: Handle, stream: Handle) -> u32 {
                         return Ok(());
                     }
                     // SAFETY: checked; the caller of the capture vouched for host memory.
-                    unsafe { transfer.run(driver.memory_of(context)?) };
+                    unsafe { transfer.run(driver, driver.memory_of(context)?) };
                 }
             }
             if healthy().is_err() {

@@ -3,7 +3,7 @@
 use super::errors::*;
 use super::graph::{Node, record};
 use super::module::occupancy;
-use super::{Answer, Driver, Handle, answer, called, healthy};
+use super::{Answer, Driver, Handle, answer, called, healthy, start};
 use crate::counters::COLUMNS;
 use crate::machine::launch::Launch;
 use crate::ptx::ir::Kernel;
@@ -29,17 +29,21 @@ pub struct Call {
     pub params: Vec<u8>,
     /// Whether all blocks must live at once.
     pub cooperative: bool,
+    /// Whether it may begin before the launch before it has ended (programmatic dependent launch).
+    pub early: bool,
 }
 
 impl Call {
-    /// Runs it. What goes wrong stays with the context.
-    pub fn run(&self, driver: &Driver, context: Handle) -> Answer {
-        let _busy = driver.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    /// Runs it in a stream. What goes wrong stays with the context.
+    pub fn run(&self, driver: &Driver, context: Handle, stream: Handle) -> Answer {
+        let _busy = driver.busy();
         let memory = driver.memory_of(context)?;
         let kernel = &self.kernel;
         let offset = kernel.static_shared.next_multiple_of(kernel.shared_align);
         let shared_size =
             if self.dynamic == 0 { kernel.static_shared } else { offset + self.dynamic as usize };
+        let epoch = memory.begin_launch();
+        let before = driver.state().latest.insert(stream, epoch).filter(|_| self.early);
         let launch = Launch {
             kernel,
             memory,
@@ -49,7 +53,8 @@ impl Call {
             block: self.block,
             shared_size,
             dynamic_offset: offset.min(shared_size),
-            epoch: memory.begin_launch(),
+            epoch,
+            before,
             cooperative: self.cooperative,
             sms: driver.config.chip.sms,
             seed: driver.config.seed(),
@@ -89,6 +94,7 @@ impl Call {
                     counters.row(),
                 );
                 write_report(&row);
+                driver.remember(row.clone());
                 *driver.report.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = row;
             }
             Err(fault) => {
@@ -146,7 +152,7 @@ unsafe fn launch(
     dynamic: u32,
     stream: Handle,
     given: *mut *mut c_void,
-    cooperative: bool,
+    [cooperative, early]: [bool; 2],
 ) -> Answer {
     let (driver, context) = healthy()?;
     let (kernel, blocks) = {
@@ -192,11 +198,11 @@ unsafe fn launch(
     }
     // SAFETY: the caller's promise.
     let params = unsafe { arguments(&kernel, given)? };
-    let call = Call { kernel, grid, block, dynamic, params, cooperative };
+    let call = Call { kernel, grid, block, dynamic, params, cooperative, early };
     if record(driver, context, stream, || Node::Launch(call.clone()))? {
         return Ok(());
     }
-    call.run(driver, context)
+    call.run(driver, context, stream)
 }
 
 /// `cuLaunchKernel`.
@@ -223,7 +229,15 @@ pub unsafe extern "C" fn cuLaunchKernel(
     }
     // SAFETY: the caller's promise.
     answer(unsafe {
-        launch(function, [grid_x, grid_y, grid_z], [block_x, block_y, block_z], dynamic, stream, given, false)
+        launch(
+            function,
+            [grid_x, grid_y, grid_z],
+            [block_x, block_y, block_z],
+            dynamic,
+            stream,
+            given,
+            [false; 2],
+        )
     })
 }
 
@@ -247,6 +261,74 @@ pub unsafe extern "C" fn cuLaunchCooperativeKernel(
     let _call = called("cuLaunchCooperativeKernel");
     // SAFETY: the caller's promise.
     answer(unsafe {
-        launch(function, [grid_x, grid_y, grid_z], [block_x, block_y, block_z], dynamic, stream, given, true)
+        launch(
+            function,
+            [grid_x, grid_y, grid_z],
+            [block_x, block_y, block_z],
+            dynamic,
+            stream,
+            given,
+            [true, false],
+        )
     })
+}
+
+/// `CUlaunchAttribute`: what it is, and up to 64 bytes of value.
+#[repr(C, align(8))]
+pub struct Attribute {
+    id: u32,
+    pad: u32,
+    value: [u32; 16],
+}
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+pub struct Shape {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    dynamic: c_uint,
+    stream: Handle,
+    attributes: *const Attribute,
+    count: c_uint,
+}
+
+/// `cuLaunchKernelEx`.
+///
+/// # Safety
+/// `shape` must point to a configuration with its attributes, `given` to the kernel's arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuLaunchKernelEx(
+    shape: *const Shape,
+    function: Handle,
+    given: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> u32 {
+    let _call = called("cuLaunchKernelEx");
+    if !extra.is_null() {
+        return ERROR_NOT_SUPPORTED;
+    }
+    if shape.is_null() {
+        return ERROR_INVALID_VALUE;
+    }
+    // SAFETY: the caller's promise.
+    let shape = unsafe { &*shape };
+    let (mut cooperative, mut early) = (false, false);
+    for n in 0..shape.count as usize {
+        // SAFETY: as above.
+        let Attribute { id, value, .. } = unsafe { &*shape.attributes.add(n) };
+        match id {
+            // Nothing, a hint to the cache, a way of waiting, a priority.
+            0 | 1 | 3 | 8 => {}
+            2 => cooperative = value[0] != 0,
+            4 if value[..3] == [1; 3] => {}
+            6 => early = value[0] != 0,
+            id => {
+                start().complain(&format!("cuLaunchKernelEx with attribute {id} is not supported"));
+                return ERROR_NOT_SUPPORTED;
+            }
+        }
+    }
+    let Shape { grid, block, dynamic, stream, .. } = *shape;
+    // SAFETY: the caller's promise.
+    answer(unsafe { launch(function, grid, block, dynamic, stream, given, [cooperative, early]) })
 }

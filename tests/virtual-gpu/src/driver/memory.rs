@@ -35,6 +35,8 @@ pub extern "C" fn cuMemFree_v2(address: u64) -> u32 {
         if address == 0 {
             return Ok(());
         }
+        // Giving memory back waits for what may use it.
+        let _busy = driver.busy();
         for memory in &driver.memory {
             if memory.find(address).is_some_and(|a| a.start == address && a.context == context) {
                 memory.free(address);
@@ -187,11 +189,12 @@ impl Transfer {
         }
     }
 
-    /// Runs it.
+    /// Runs it, once no kernel runs.
     ///
     /// # Safety
     /// Host addresses must be valid for the size.
-    pub unsafe fn run(&self, memory: &Global) {
+    pub unsafe fn run(&self, driver: &Driver, memory: &Global) {
+        let _busy = driver.busy();
         // SAFETY: device ranges were checked to be inside an allocation; host ranges are the caller's.
         unsafe {
             match *self {
@@ -243,8 +246,9 @@ impl Transfer {
         if record(driver, context, stream, || Node::Transfer(self))? {
             return Ok(());
         }
+        driver.state().latest.remove(&stream);
         // SAFETY: checked above; the caller vouches for host memory.
-        unsafe { self.run(driver.memory_of(context)?) };
+        unsafe { self.run(driver, driver.memory_of(context)?) };
         Ok(())
     }
 

@@ -56,6 +56,8 @@ pub struct State {
     pub graphs: HashMap<Handle, graph::Graph>,
     /// Pinned host memory: address to size.
     pub pinned: HashMap<u64, usize>,
+    /// The latest launch of each stream that the host did not wait for, and nothing but launches came after.
+    pub latest: HashMap<Handle, u16>,
     /// The last handle given out.
     pub handles: Handle,
 }
@@ -68,6 +70,9 @@ impl State {
     }
 }
 
+/// Launches that are kept for a test that asks for them.
+const MOST_LAUNCHES: usize = 1 << 20;
+
 /// The driver.
 pub struct Driver {
     /// Settings.
@@ -75,12 +80,13 @@ pub struct Driver {
     /// Memory of each device.
     pub memory: Vec<Global>,
     state: Mutex<State>,
-    /// One launch at a time.
-    pub busy: Mutex<()>,
+    busy: Mutex<()>,
     /// The last error's words.
     pub message: Mutex<String>,
     /// Name and counts of the last launch.
     pub report: Mutex<String>,
+    /// The same of every launch since a test last asked.
+    pub launches: Mutex<Vec<String>>,
 }
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
@@ -132,6 +138,7 @@ pub fn start() -> &'static Driver {
             busy: Mutex::default(),
             message: Mutex::default(),
             report: Mutex::default(),
+            launches: Mutex::default(),
         }
     })
 }
@@ -142,10 +149,23 @@ impl Driver {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// One launch, copy or fill at a time, whatever thread it comes from.
+    pub fn busy(&self) -> MutexGuard<'_, ()> {
+        self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// The memory of a context's device.
     pub fn memory_of(&self, context: Handle) -> Result<&Global, u32> {
         let device = self.state().contexts.get(&context).ok_or(ERROR_INVALID_CONTEXT)?.device;
         Ok(&self.memory[device as usize])
+    }
+
+    /// Keeps a launch's row for a test that asks; a program that never asks does not fill memory with them.
+    pub fn remember(&self, row: String) {
+        let mut rows = self.launches.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if rows.len() < MOST_LAUNCHES {
+            rows.push(row);
+        }
     }
 
     /// Remembers and prints what went wrong.

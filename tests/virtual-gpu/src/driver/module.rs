@@ -178,6 +178,7 @@ pub extern "C" fn cuModuleUnload(module: Handle) -> u32 {
         let removed = state.modules.remove(&module).ok_or(ERROR_INVALID_HANDLE)?;
         state.functions.retain(|_, f| f.module != module);
         drop(state);
+        let _busy = driver.busy();
         let memory = driver.memory_of(removed.context)?;
         removed.variables.values().for_each(|&a| {
             memory.free(a);

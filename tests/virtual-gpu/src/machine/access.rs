@@ -178,6 +178,16 @@ impl Block<'_> {
                 ));
             }
         }
+        if let Some(before) = warp.early
+            && memory.met(chunk, before, touched.bytes, access.writes())
+        {
+            let (lane, address) = at(touched.bytes);
+            let does = if access.writes() { "writes" } else { "reads" };
+            let text = format!(
+                "{does} global address {address:#x} while the launch before may still be using it: griddepcontrol.wait is missing"
+            );
+            return Err(self.fault(719, warp, lane, text));
+        }
         let who = GlobalWho {
             epoch: self.launch.epoch,
             block: self.number,

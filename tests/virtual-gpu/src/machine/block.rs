@@ -102,6 +102,7 @@ impl<'a> Block<'a> {
         let count = self.warps.len();
         for (index, warp) in self.warps.iter_mut().enumerate() {
             warp.begin(launch.kernel, &frame, index, count);
+            warp.early = launch.before;
         }
         self.random = match launch.seed {
             0 => 0,
@@ -176,6 +177,8 @@ impl<'a> Block<'a> {
                 order::join(Arc::make_mut(&mut far), &self.warps[w].far);
             }
         }
+        // Likewise that the launch before has ended.
+        let waited = members.iter().any(|&w| self.warps[w].early.is_none());
         let latest = joined.iter().copied().max().unwrap_or(0);
         if members.len() == count {
             joined.fill(latest);
@@ -192,6 +195,9 @@ impl<'a> Block<'a> {
             clocks.seen[w] = latest + 1;
             clocks.settle(w);
             warp.far = far.clone();
+            if waited {
+                warp.early = None;
+            }
             if warp.state == State::Waiting(id) {
                 if let Op::Barrier { kind, d, .. } = &self.launch.kernel.code[warp.pc as usize].op {
                     let mask = warp.mask;

@@ -483,6 +483,7 @@ impl Block<'_> {
                 return self.warp_wide(warp, op, mask);
             }
             Op::Yield => self.yields = true,
+            Op::Depend => warp.early = None,
             Op::Nop
             | Op::Barrier { .. }
             | Op::Jump { .. }

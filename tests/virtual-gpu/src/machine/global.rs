@@ -267,6 +267,11 @@ impl Global {
         epoch as u16
     }
 
+    /// Whether an earlier launch wrote some of the sixteen bytes at `address`, or, for a writer, read them.
+    pub fn met(&self, address: u64, epoch: u16, bytes: u16, write: bool) -> bool {
+        self.chunk(address - self.base).met(epoch, bytes, write)
+    }
+
     /// Notes an access to some of the sixteen bytes at `address`.
     #[inline(always)]
     pub fn note(&self, address: u64, touched: Touched, deed: Deed, who: &Who<'_>) -> Result<(), Conflict> {

@@ -175,6 +175,17 @@ pub struct Chunk {
     inner: AtomicU64,
 }
 
+impl Chunk {
+    /// Whether the launch of this number wrote any of these bytes, or, for a writer, read them.
+    pub fn met(&self, epoch: u16, bytes: u16, write: bool) -> bool {
+        let met = |word: &AtomicU64| {
+            let word = word.load(Ordering::SeqCst);
+            (word >> 48) as u16 == epoch && (word >> 32) as u16 & bytes != 0
+        };
+        met(&self.write) || (write && met(&self.read))
+    }
+}
+
 const SPLIT: u64 = 1 << 24;
 const CONSTANT: u64 = 1 << 25;
 const STRONG: u64 = 1 << 26;
@@ -332,8 +343,14 @@ impl History {
             let list = writer.iter().chain(&reader).flat_map(Compact::records).collect();
             stripe.insert(index, list);
             let mark = u64::from(who.epoch) << 48 | 0xffff << 32 | SPLIT | u64::from(MANY);
-            chunk.write.store(mark, Ordering::SeqCst);
+            if writer.is_some() {
+                chunk.write.store(mark, Ordering::SeqCst);
+            }
             chunk.read.store(mark, Ordering::SeqCst);
+        }
+        if deed.write {
+            let mark = u64::from(who.epoch) << 48 | 0xffff << 32 | SPLIT | u64::from(MANY);
+            chunk.write.store(mark, Ordering::SeqCst);
         }
         let list = stripe.entry(index).or_default();
         now.records().try_for_each(|record| remember(list, record, who))

@@ -10,6 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// What a strong write leaves for those that read it.
+#[derive(Clone)]
+pub struct Told {
+    /// The warp that wrote, among all of the launch; `u32::MAX` for several.
+    pub by: u32,
+    /// What it knew of all warps of the launch.
+    pub times: Arc<Vec<u32>>,
+}
+
 /// A kernel with its arguments and its sizes.
 pub struct Launch<'a> {
     /// The kernel.
@@ -30,6 +39,8 @@ pub struct Launch<'a> {
     pub dynamic_offset: usize,
     /// The launch's number in the shadow of memory.
     pub epoch: u16,
+    /// The launch before in the stream, if this one may begin before it has ended.
+    pub before: Option<u16>,
     /// Whether all blocks live at once.
     pub cooperative: bool,
     /// Multiprocessors of the chip.
@@ -43,7 +54,7 @@ pub struct Launch<'a> {
     /// Whether blocks can tell each other anything: the kernel has fences, releases or acquires.
     pub tells: bool,
     /// What warps told each other through which address.
-    pub told: Mutex<HashMap<u64, Arc<Vec<u32>>>>,
+    pub told: Mutex<HashMap<u64, Told>>,
 }
 
 impl Launch<'_> {

@@ -2,6 +2,7 @@
 //! only, until a barrier of the block spreads it. It moves times around and touches no memory.
 
 use super::block::Block;
+use super::launch::Told;
 use super::warp::Warp;
 use crate::ptx::ir::Order;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ impl Block<'_> {
             return;
         }
         let told = self.launch.told.lock().expect("what warps told").get(&address).cloned();
-        let Some(told) = told else { return };
+        let Some(Told { times: told, .. }) = told else { return };
         if matches!(order, Order::Acquire | Order::AcquireRelease) {
             self.learn(warp, &told);
         } else {
@@ -47,22 +48,27 @@ impl Block<'_> {
             Order::Release | Order::AcquireRelease => Some(self.tell(warp)),
             _ => warp.fenced.clone(),
         };
+        let by = (self.base() + warp.index) as u32;
         let mut told = self.launch.told.lock().expect("what warps told");
         match (news, over) {
-            (Some(news), true) => {
-                told.insert(address, news);
+            (Some(times), true) => {
+                told.insert(address, Told { by, times });
             }
+            // The warp that released may store again; another one's store hides what was told.
             (None, true) => {
-                told.remove(&address);
-            }
-            (Some(news), false) => {
-                let have = told.entry(address).or_default();
-                if have.is_empty() {
-                    *have = news;
-                } else {
-                    join(Arc::make_mut(have), &news);
+                if told.get(&address).is_some_and(|t| t.by != by) {
+                    told.remove(&address);
                 }
             }
+            (Some(times), false) => match told.get_mut(&address) {
+                Some(have) => {
+                    have.by = if have.by == by { by } else { u32::MAX };
+                    join(Arc::make_mut(&mut have.times), &times);
+                }
+                None => {
+                    told.insert(address, Told { by, times });
+                }
+            },
             (None, false) => {}
         }
     }

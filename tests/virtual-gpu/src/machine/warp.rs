@@ -75,6 +75,8 @@ pub struct Warp {
     pub local_written: Vec<bool>,
     /// What it knows of all warps of the launch, block after block; empty if nothing.
     pub far: Arc<Vec<u32>>,
+    /// The launch before, while it may still run: until `griddepcontrol.wait`.
+    pub early: Option<u16>,
     /// What it knew at its last fence.
     pub fenced: Option<Arc<Vec<u32>>>,
     /// What it read of others since its last fence.

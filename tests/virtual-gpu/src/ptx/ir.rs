@@ -612,6 +612,7 @@ pub enum Op {
     },
     Fence,
     Yield,
+    Depend,
     Nop,
     Jump {
         to: u32,

@@ -139,6 +139,9 @@ impl Lower<'_> {
                 };
                 self.emit(if far { Op::Fence } else { Op::Nop });
             }
+            "griddepcontrol" if rest == ["wait"] => self.emit(Op::Depend),
+            // What comes after it is not told apart from what comes before: the next launch has to wait anyway.
+            "griddepcontrol" if rest == ["launch_dependents"] => self.emit(Op::Nop),
             "nanosleep" if rest == ["u32"] => self.emit(Op::Yield),
             "prefetch" | "prefetchu" | "pmevent" | "applypriority" => self.emit(Op::Nop),
             "cvta" => self.cvta(i, rest)?,

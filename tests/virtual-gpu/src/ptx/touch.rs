@@ -207,6 +207,7 @@ impl Op {
             | Op::CpAsyncWait { .. }
             | Op::Fence
             | Op::Yield
+            | Op::Depend
             | Op::Nop
             | Op::Jump { .. }
             | Op::Exit

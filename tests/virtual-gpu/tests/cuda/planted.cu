@@ -279,6 +279,12 @@ template <bool sync, int other> __device__ void through_memory(const float *in, 
 }
 KERNEL bad_memory_without_barrier(const float *in, float *out, int n) { through_memory<false, 32>(in, out, n); }
 KERNEL bad_memory_without_warp_barrier(const float *in, float *out, int n) { through_memory<false, 1>(in, out, n); }
+// Lanes in another order than the bytes: no lane reads what it wrote itself.
+KERNEL bad_memory_between_lanes(const float *in, float *out, int n) {
+    int i = threadIdx.x;
+    out[i ^ 1] = in[i];
+    out[n + i] = out[i ^ 2];
+}
 KERNEL ok_memory_with_barrier(const float *in, float *out, int n) { through_memory<true, 33>(in, out, n); }
 
 // The barrier before the next write is missing: what others still read is overwritten.
@@ -366,7 +372,7 @@ KERNEL bad_grid_barrier_without_acquire(const float *in, float *out, int n) { re
 KERNEL ok_grid_barrier_resident(const float *in, float *out, int n) { resident<true, true, 0>(in, out, n); }
 KERNEL ok_grid_barrier_resident_with_fences(const float *in, float *out, int n) { resident<true, true, 2>(in, out, n); }
 
-// A block hands its row to the next by a flag; a later plain store to the flag takes the release back.
+// A block hands its row to the next by a flag; another thread's relaxed store to the flag takes the release back.
 template <int how> __device__ void handed_on(const float *in, float *out, int n) {
     unsigned *flags = (unsigned *)(out + 4096);
     int i = threadIdx.x, b = blockIdx.x;
@@ -374,7 +380,7 @@ template <int how> __device__ void handed_on(const float *in, float *out, int n)
     if (b > 0) {
         if (i == 0) {
             unsigned seen = 0;
-            while (seen != (how == 2 ? 2 : 1)) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flags + b - 1) : "memory");
+            while (seen != (how == 2 || how == 3 ? 2 : 1)) asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flags + b - 1) : "memory");
         }
         __syncthreads();
         v += out[64 * (b - 1) + 63 - i];
@@ -385,10 +391,19 @@ template <int how> __device__ void handed_on(const float *in, float *out, int n)
         if (how != 1) asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flags + b) : "memory");
         else asm volatile("st.relaxed.gpu.global.u32 [%0], 1;" ::"l"(flags + b) : "memory");
     }
-    if (how == 2 && i == 32) asm volatile("st.relaxed.gpu.global.u32 [%0], 2;" ::"l"(flags + b) : "memory");
+    if (how == 2 && i == 32) {
+        unsigned seen = 0;
+        while (seen != 1) asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(flags + b) : "memory");
+        asm volatile("st.relaxed.gpu.global.u32 [%0], 2;" ::"l"(flags + b) : "memory");
+    }
+    if (how == 4 && i < 32) out[64 * b + i] = v;
+    // The thread that released may store again: what reads the later value has still been told.
+    if (how == 3 && i == 0) asm volatile("st.relaxed.gpu.global.u32 [%0], 2;" ::"l"(flags + b) : "memory");
 }
 KERNEL bad_grid_flag_without_release(const float *in, float *out, int n) { handed_on<1>(in, out, n); }
+KERNEL bad_grid_flag_too_early(const float *in, float *out, int n) { handed_on<4>(in, out, n); }
 KERNEL bad_grid_flag_taken_back(const float *in, float *out, int n) { handed_on<2>(in, out, n); }
+KERNEL ok_grid_flag_stored_again(const float *in, float *out, int n) { handed_on<3>(in, out, n); }
 KERNEL ok_grid_flag(const float *in, float *out, int n) { handed_on<0>(in, out, n); }
 
 // A loop that does not end.

@@ -1,0 +1,143 @@
+//! One pass through the backend's own line: a schedule made by hand, memory that was poisoned before.
+
+use pr_lstm::backend::{Backend, Input, Pass};
+use pr_lstm::tree::{Planner, Rows, Schedule};
+use pr_lstm::{Config, Error, Outputs};
+
+use super::Batch;
+
+/// Every byte of poisoned memory: a NaN in f32, in bf16 and in f16, a token and a slot that no model has.
+pub const POISON: u8 = 0xff;
+
+/// A schedule for sequences of these lengths: padded where they are equal, else ragged.
+pub fn schedule(lengths: &[usize], outputs: &Outputs) -> Schedule {
+    if lengths.iter().any(|&length| length != lengths[0]) {
+        return ragged(lengths, outputs);
+    }
+    let mut schedule = Schedule::default();
+    Planner::new()
+        .padded(&mut schedule, lengths.len(), lengths[0], outputs, Rows::Reuse)
+        .expect("a schedule");
+    schedule
+}
+
+/// A schedule for sequences of these lengths, one row a slot even where they are equal.
+pub fn ragged(lengths: &[usize], outputs: &Outputs) -> Schedule {
+    let mut schedule = Schedule::default();
+    Planner::new().ragged(&mut schedule, lengths, outputs, Rows::Reuse).expect("a schedule");
+    schedule
+}
+
+/// What a pass gives.
+#[derive(Clone, Debug)]
+pub struct Scanned {
+    /// `[outputs, H]`.
+    pub hidden: Vec<f32>,
+    /// `[outputs, O]`.
+    pub logits: Vec<f32>,
+}
+
+impl Scanned {
+    /// Demands the same bits of both, all of them finite.
+    #[track_caller]
+    pub fn assert_same_bits(&self, other: &Scanned, what: &str) {
+        super::assert_same_bits(&self.hidden, &other.hidden, &format!("{what}: hidden"));
+        super::assert_same_bits(&self.logits, &other.logits, &format!("{what}: logits"));
+    }
+
+    /// Some of the outputs, in that order.
+    pub fn rows(&self, config: &Config, rows: impl IntoIterator<Item = usize> + Clone) -> Scanned {
+        let pick = |values: &[f32], width: usize| -> Vec<f32> {
+            rows.clone().into_iter().flat_map(|row| values[row * width..][..width].to_vec()).collect()
+        };
+        Scanned { hidden: pick(&self.hidden, config.hidden), logits: pick(&self.logits, config.output) }
+    }
+}
+
+/// A model's weights on a device, and passes over them.
+#[derive(Debug)]
+pub struct Runner<B: Backend> {
+    pub backend: B,
+    pub config: Config,
+    weights: B::Weights,
+}
+
+impl<B: Backend> Runner<B> {
+    /// Packs the parameters, flat.
+    pub fn new(backend: &B, config: &Config, flat: &[f32]) -> Self {
+        let mut weights = backend.weights(config, Pass::Infer).expect("weights");
+        let parameters = on_device(backend, flat);
+        backend.pack(backend.view(&parameters, 0, flat.len()), &mut weights).expect("packed weights");
+        backend.wait().expect("packed weights");
+        Runner { backend: backend.clone(), config: config.clone(), weights }
+    }
+
+    /// All outputs of a batch, padded or ragged as its lengths are.
+    pub fn all(&self, batch: &Batch) -> Scanned {
+        self.run(&schedule(&batch.lengths(), &Outputs::All), batch)
+    }
+
+    /// A pass over memory that was poisoned before.
+    pub fn run(&self, schedule: &Schedule, batch: &Batch) -> Scanned {
+        self.try_run(schedule, batch, POISON).0.unwrap_or_else(|error| panic!("{:?}: {error}", self.config))
+    }
+
+    /// A pass over memory that was filled with a byte before: what it says, and the plan that ran.
+    pub fn try_run(
+        &self,
+        schedule: &Schedule,
+        batch: &Batch,
+        fill: u8,
+    ) -> (Result<Scanned, Error>, Option<B::Plan>) {
+        match self.backend.plan(&self.config, schedule, Pass::Infer) {
+            Ok(plan) => (self.over(&plan, schedule, batch, fill), Some(plan)),
+            Err(error) => (Err(error), None),
+        }
+    }
+
+    /// A pass over a plan of that schedule.
+    pub fn over(
+        &self,
+        plan: &B::Plan,
+        schedule: &Schedule,
+        batch: &Batch,
+        fill: u8,
+    ) -> Result<Scanned, Error> {
+        let backend = &self.backend;
+        let rows = schedule.outputs().len() * schedule.width();
+        let bytes = backend.workspace_bytes(plan);
+        let mut workspace = on_device(backend, &vec![fill; bytes]);
+        let filled = f32::from_bits(u32::from_ne_bytes([fill; 4]));
+        let mut hidden = on_device(backend, &vec![filled; rows * self.config.hidden]);
+        let mut logits = on_device(backend, &vec![filled; rows * self.config.output]);
+        let (tokens, dense);
+        let input = match batch {
+            Batch::Tokens(sequences) => {
+                let host = sequences.concat();
+                tokens = on_device(backend, &host);
+                Input::Tokens(backend.view(&tokens, 0, host.len()))
+            }
+            Batch::Dense(sequences, _) => {
+                let host = sequences.concat();
+                dense = on_device(backend, &host);
+                Input::Dense(backend.view(&dense, 0, host.len()))
+            }
+        };
+        let (hidden_len, logits_len) = (rows * self.config.hidden, rows * self.config.output);
+        let workspace = backend.view_mut(&mut workspace, 0, bytes);
+        backend.scan(&self.weights, plan, input, workspace, backend.view_mut(&mut hidden, 0, hidden_len))?;
+        let to = backend.view_mut(&mut logits, 0, logits_len);
+        backend.readout(&self.weights, backend.view(&hidden, 0, hidden_len), to)?;
+        let mut scanned = Scanned { hidden: vec![0.0; hidden_len], logits: vec![0.0; logits_len] };
+        backend.download(backend.view(&hidden, 0, hidden_len), &mut scanned.hidden)?;
+        backend.download(backend.view(&logits, 0, logits_len), &mut scanned.logits)?;
+        Ok(scanned)
+    }
+}
+
+/// A copy in device memory.
+pub fn on_device<B: Backend, T: pr_lstm::backend::Element>(backend: &B, host: &[T]) -> B::Buffer<T> {
+    let mut buffer = backend.alloc(host.len()).expect("device memory");
+    backend.upload(host, backend.view_mut(&mut buffer, 0, host.len())).expect("an upload");
+    buffer
+}

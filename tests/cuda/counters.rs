@@ -1,0 +1,76 @@
+//! What a launch does, counted, at H = 256: matrix products no more than needed, shared memory without conflicts, device
+//! memory in whole sectors, and no byte more than the tile's formula (KERNELS, section 2).
+
+use pr_lstm::{Config, Outputs};
+use virtual_gpu::Launched;
+
+use crate::common::device::{Device, Storage};
+use crate::common::{Batch, Runner, narrow, parameters, random, schedule};
+
+const H: usize = 256;
+/// Rows of the one step: whole tiles of either kind.
+const ROWS: usize = 256;
+const UNIT_BLOCKS: usize = H / 32;
+
+/// Prints the counts beside what they may be, and holds them to it. `inputs` states of `k` elements of `H` go in.
+fn check(launch: &Launched, tile: usize, inputs: usize) {
+    let gates = 3 + inputs;
+    let (k, tiles) = (inputs * H, ROWS / tile);
+    let count = |name: &str| launch.counts[name];
+    // m16n8k16.
+    let needed = (ROWS / 16 * (k / 16) * (gates * H / 8)) as f64;
+    // Bytes that lanes ask for: the rows' inputs once a block of units, the packed weights once a tile of rows (a piece of
+    // 32 k has 8 columns of padding), biases and c once a row, row numbers once a block and row.
+    let input = ROWS * k * 2 * UNIT_BLOCKS;
+    let weights = UNIT_BLOCKS * k * (32 * gates + 8) * 2 * tiles;
+    let bias = ROWS * gates * H * 4;
+    let c = ROWS * inputs * H * 4;
+    let lists = UNIT_BLOCKS * ROWS * 4 * if inputs == 2 { 3 } else { 1 };
+    let read = (input + weights + bias + c + lists) as f64;
+    // What is written: h in 16 bits and c.
+    let written = (ROWS * H * (2 + 4)) as f64;
+    // Eight rows of a warp ask for the same biases at once; L2 is asked once.
+    let l2 = read - bias as f64 * (1.0 - 1.0 / 8.0) + written;
+    println!("{}, {ROWS} rows, H = {H}, {} blocks:", launch.kernel, launch.blocks);
+    for (name, found, ideal, most) in [
+        ("mma", count("mma"), needed, 1.03),
+        ("shared wavefronts", count("wavefronts"), count("wavefronts_ideal"), 1.05),
+        ("sectors", count("sectors"), count("sectors_ideal"), 1.05),
+        ("bytes read", count("bytes_read"), read, 1.0),
+        ("bytes written", count("bytes_written"), written, 1.0),
+        ("bytes of sectors", 32.0 * count("sectors"), l2, 1.05),
+    ] {
+        println!("  {name:18} {found:12.0}, ideal {ideal:12.0}, ratio {:.3}, at most {most}", found / ideal);
+        assert!(found > 0.0 && found <= most * ideal, "{}: {name} {found} of {ideal}", launch.kernel);
+    }
+    println!("  special functions  {:12.0}", count("special"));
+    // A tanh a gate, and one of c.
+    assert_eq!(count("special"), (ROWS * H * (gates + 1)) as f64, "{}", launch.kernel);
+    assert_eq!(count("local_bytes"), 0.0, "{}", launch.kernel);
+}
+
+#[test]
+fn merge_and_unary_do_no_more_than_they_must() {
+    let mut random = random(600);
+    let device = Device::take();
+    if !device.is_virtual() {
+        return;
+    }
+    let config = Config::new(2, H, 1);
+    let flat = narrow(&parameters(&config, &mut random, 1.0));
+    let batch = Batch::tokens(&mut random, &[2; ROWS], 2);
+    let schedule = schedule(&[2; ROWS], &Outputs::Last);
+    assert_eq!((schedule.merges(), schedule.width()), (1, ROWS));
+    for tile in [64, 128] {
+        let runner = Runner::new(&device.tiled(Storage::Bf16, tile), &config, &flat);
+        device.launches();
+        runner.run(&schedule, &batch);
+        let launches = device.launches();
+        for (kernel, inputs) in [(format!("merge_lstm_{tile}"), 2), (format!("unary_lstm_{tile}"), 1)] {
+            let mut found = launches.iter().filter(|launch| launch.kernel == kernel);
+            let (Some(launch), None) = (found.next(), found.next()) else { panic!("{kernel}: {launches:?}") };
+            assert_eq!(launch.blocks as usize, ROWS / tile * UNIT_BLOCKS);
+            check(launch, tile, inputs);
+        }
+    }
+}

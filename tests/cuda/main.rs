@@ -1,0 +1,16 @@
+//! The kernels and the CUDA backend, one suite for the virtual GPU and for a card (`PR_LSTM_TEST_GPU=real`).
+#![cfg(all(feature = "cuda", feature = "tasks"))]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod bits;
+mod counters;
+mod golden;
+mod integers;
+mod memory;
+mod order;
+mod planned;
+mod streams;
+mod tokens;
+mod values;
