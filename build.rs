@@ -23,7 +23,12 @@ const UNITS: &[Unit] = &[
     ("f16", "kernels/pass.cu", Some(1)),
     ("split", "kernels/pass.cu", Some(2)),
     ("ffma", "kernels/pass.cu", Some(3)),
+    ("train_bf16", "kernels/train.cu", Some(0)),
+    ("train_split", "kernels/train.cu", Some(2)),
+    ("train_ffma", "kernels/train.cu", Some(3)),
     ("readout", "kernels/readout.cu", None),
+    ("loss", "kernels/loss.cu", None),
+    ("adam", "kernels/adam.cu", None),
 ];
 
 /// Kernels of a benchmark, no part of the library; with the feature `gpu-benches`.

@@ -14,6 +14,11 @@ __device__ inline uint32_t arg_max(const float* logits, uint32_t o) {
     return best;
 }
 
+// NaN for a target that is no class: targets lie on the device, where nobody can check them.
+__device__ inline float logit(const float* logits, uint32_t target, uint32_t o) {
+    return target < o ? logits[target] : __int_as_float(0x7fffffff);
+}
+
 __device__ inline float exponential_sum(const float* logits, uint32_t o, float most) {
     float sum = 0.0f;
     for (uint32_t i = 0; i < o; ++i) {
@@ -29,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(kLossThreads) cross_entropy(const _
         const float* logits = arguments.logits + size_t(row) * arguments.o;
         const uint32_t target = arguments.targets[row], best = arg_max(logits, arguments.o);
         const float sum = exponential_sum(logits, arguments.o, logits[best]);
-        loss += __fsub_rn(logf(sum), __fsub_rn(logits[target], logits[best]));
+        loss += __fsub_rn(logf(sum), __fsub_rn(logit(logits, target, arguments.o), logits[best]));
         if (arguments.mask[row] != 0) {
             counted += 1.0;
             right += best == target && sum == sum ? 1.0 : 0.0; // a NaN among the logits makes the sum one
@@ -56,7 +61,7 @@ extern "C" __global__ void cross_entropy_backward(const __grid_constant__ LossAr
     const uint32_t target = arguments.targets[row];
     const float most = logits[arg_max(logits, arguments.o)];
     const float sum = exponential_sum(logits, arguments.o, most);
-    const float loss = __fsub_rn(logf(sum), __fsub_rn(logits[target], most));
+    const float loss = __fsub_rn(logf(sum), __fsub_rn(logit(logits, target, arguments.o), most));
     float scale = __fdiv_rn(arguments.d_loss[0], static_cast<float>(arguments.rows));
     if (!isfinite(loss)) {
         scale = __int_as_float(0x7fffffff);

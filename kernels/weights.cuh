@@ -253,7 +253,7 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
 // A thread has four columns of one token, over one chunk of rows; beyond the last token, of all rows: that is db.
 template <class Storage>
 __device__ inline void token_gradient_of(const TokenGradientArguments& arguments) {
-    const uint32_t column = (blockIdx.x * blockDim.x + threadIdx.x) * 4, token = blockIdx.y;
+    const uint32_t column = (blockIdx.y * blockDim.x + threadIdx.x) * 4, token = blockIdx.x; // there may be many tokens
     if (column >= arguments.n) {
         return;
     }

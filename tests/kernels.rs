@@ -11,8 +11,19 @@ const KERNELS: &str = env!("PR_LSTM_KERNELS");
 const TOOLS: &str = env!("PR_LSTM_CUDA_TOOLS");
 
 /// The images, and those whose cells run on tensor cores.
-const TENSOR_IMAGES: [&str; 3] = ["bf16", "f16", "split"];
-const IMAGES: [&str; 5] = ["bf16", "f16", "split", "ffma", "readout"];
+const TENSOR_IMAGES: [&str; 5] = ["bf16", "f16", "split", "train_bf16", "train_split"];
+const IMAGES: [&str; 10] = [
+    "bf16",
+    "f16",
+    "split",
+    "ffma",
+    "train_bf16",
+    "train_split",
+    "train_ffma",
+    "readout",
+    "loss",
+    "adam",
+];
 
 /// Share of HMMA among the instructions of a main loop, at least; for the tile that wide steps take.
 const HMMA_SHARE: f64 = 0.36;
@@ -36,8 +47,17 @@ fn architectures() -> Vec<u32> {
 
 /// The kernels of an image, as the host looks for them.
 fn kernels_of(image: &str) -> BTreeSet<String> {
-    if image == "readout" {
-        return ["add", "readout"].map(String::from).into();
+    let few = |names: &[&str]| names.iter().copied().map(String::from).collect();
+    match image {
+        "readout" => {
+            return few(&["add", "readout", "readout_d_hidden", "readout_gradient", "readout_reduce"]);
+        }
+        "loss" => return few(&["cross_entropy", "cross_entropy_backward"]),
+        "adam" => return few(&["square_sums", "decide", "update"]),
+        _ => {}
+    }
+    if image.starts_with("train_") {
+        return training_kernels_of(image);
     }
     let tiles: &[u32] = if image == "ffma" { &[64] } else { &[64, 128] };
     let mut names: BTreeSet<String> = [
@@ -57,6 +77,23 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
         for cell in ["lstm", "rnn"] {
             names.extend(tiles.iter().map(|tile| format!("{layer}_{cell}_{tile}")));
         }
+    }
+    names
+}
+
+/// Those of a pass with a way back.
+fn training_kernels_of(image: &str) -> BTreeSet<String> {
+    let tiles: &[u32] = if image == "train_bf16" { &[64, 128] } else { &[64] };
+    let alone = ["weight_gradient", "token_gradient", "reduce", "pack_transposed", "tokens_lstm", "tokens_rnn"];
+    let mut names: BTreeSet<String> = alone.map(String::from).into();
+    for layer in ["leaf", "merge", "unary"] {
+        names.extend(["lstm", "rnn"].map(|cell| format!("gather_{layer}_{cell}")));
+    }
+    for tile in tiles {
+        for layer in ["leaf", "merge", "unary", "into_merge", "into_unary"] {
+            names.extend(["lstm", "rnn"].map(|cell| format!("{layer}_{cell}_{tile}")));
+        }
+        names.extend(["into_places", "into_input"].map(|kernel| format!("{kernel}_{tile}")));
     }
     names
 }

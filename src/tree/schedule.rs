@@ -150,6 +150,18 @@ impl Readers {
         starts[0] = 0;
     }
 
+    /// Where the readers of each slot begin among [`all`](Self::all), and at last where they end.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+
+    /// The readers of all slots, one slot's after another's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn all(&self) -> &[u32] {
+        &self.readers
+    }
+
     /// The readers of a slot, in the order of the pass: `2 · merge + side`, where side 0 is left and 1 right.
     pub fn of_slot(&self, slot: usize) -> &[u32] {
         &self.readers[self.starts[slot] as usize..self.starts[slot + 1] as usize]

@@ -1,10 +1,11 @@
 //! The backend's line on CUDA: every call checks what keeps kernels in bounds, then allocates, copies or launches.
 
-use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut, SyncOnDrop};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut, DeviceSlice, SyncOnDrop};
 
 use super::arguments::{AddArguments, CopyArguments, ReadoutArguments, StatesArguments};
 use super::driver::{device_name, out_of_memory};
-use super::forward::Forward;
+use super::backward::Backward;
+use super::frame::Frame;
 use super::launch::{self, Span};
 use super::storage::{ALIGNMENT, Sizes, Storage};
 use super::{Cuda, CudaPlan, CudaWeights, f32_storage, plan};
@@ -37,7 +38,7 @@ impl Cuda {
         weights: &CudaWeights,
         plan: &CudaPlan,
         input: &CudaInput<'_>,
-        hidden: &CudaViewMut<'_, f32>,
+        (name, hidden): (&str, &impl DeviceSlice<f32>),
     ) -> Result<()> {
         if weights.config != plan.config {
             let (expected, found) = (&plan.config, &weights.config);
@@ -61,8 +62,8 @@ impl Cuda {
                 self.own("dense input", x)?;
             }
         }
-        check_len("hidden", hidden.len(), plan.output_rows() * plan.config.hidden)?;
-        self.own("hidden", hidden)
+        check_len(name, hidden.len(), plan.output_rows() * plan.config.hidden)?;
+        self.own(name, hidden)
     }
 
     /// Refuses memory that is another context's, too short or misaligned; gives it with what records its use.
@@ -93,13 +94,23 @@ impl Cuda {
         (h, c, slots)
     }
 
-    /// Training is not there yet.
-    fn no_training<T>(&self) -> Result<T> {
-        Err(Error::Unavailable {
-            what: format!("training on {}", self.name()),
-            why: "this version runs models on CUDA and trains them on the CPU: train with cpu, then load the checkpoint"
-                .into(),
-        })
+    /// A pass whose states lie in its workspace.
+    fn frame<'a>(
+        &'a self,
+        weights: &'a CudaWeights,
+        plan: &'a CudaPlan,
+        packed: Span,
+        lists: Span,
+        workspace: Span,
+    ) -> Frame<'a> {
+        let regions = plan.regions();
+        let rows = plan.slots * plan.width;
+        let h = workspace.at(regions.h, rows * plan.sizes.h_row);
+        let c = match plan.sizes.c_row {
+            0 => 0,
+            c_row => workspace.at(regions.c, rows * c_row),
+        };
+        Frame { cuda: self, weights, plan, packed, lists, workspace, regions, h, c }
     }
 
     /// A host's list on the device.
@@ -174,7 +185,7 @@ impl Backend for Cuda {
     }
 
     fn can_train(&self) -> bool {
-        false
+        self.storage().train_image().is_some()
     }
 
     fn ready(&self) -> Result<()> {
@@ -274,9 +285,9 @@ impl Backend for Cuda {
 
     fn weights(&self, config: &Config, pass: Pass) -> Result<CudaWeights> {
         if pass == Pass::Train {
-            return self.no_training();
+            self.training()?;
         }
-        CudaWeights::new(self, config)
+        CudaWeights::new(self, config, pass)
     }
 
     fn weights_bytes(&self, weights: &CudaWeights) -> usize {
@@ -289,7 +300,7 @@ impl Backend for Cuda {
 
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<CudaPlan> {
         if pass == Pass::Train {
-            return self.no_training();
+            self.training()?;
         }
         CudaPlan::new(self, config, pass, schedule)
     }
@@ -328,36 +339,51 @@ impl Backend for Cuda {
         mut hidden: CudaViewMut<'_, f32>,
     ) -> Result<()> {
         let input = CudaInput::from(input);
-        self.check_pass(weights, plan, &input, &hidden)?;
+        self.check_pass(weights, plan, &input, ("hidden", &hidden))?;
         if plan.pass == Pass::Stream {
             return Err(Error::argument("plan", "one of a whole pass", "one of streams"));
         }
         self.recordable()?;
-        let regions = plan.regions();
-        let (workspace, _workspace) = self.scratch("workspace", &mut workspace, regions.end)?;
-        let rows = plan.slots * plan.width;
-        let h = workspace.at(regions.h, rows * plan.sizes.h_row);
-        let c = match plan.sizes.c_row {
-            0 => 0,
-            c_row => workspace.at(regions.c, rows * c_row),
-        };
+        let (workspace, _workspace) = self.scratch("workspace", &mut workspace, plan.regions().end)?;
         let (packed, _packed) = Span::of(&weights.buffer, self.stream());
         let (lists, _lists) = Span::of(&plan.lists, self.stream());
         let (hidden, _hidden) = Span::of_mut(&mut hidden, self.stream());
-        Forward { cuda: self, weights, plan, packed, lists, workspace, regions, h, c }.run(&input, hidden)
+        self.frame(weights, plan, packed, lists, workspace).forward(&input, hidden)
     }
 
     fn scan_backward(
         &self,
-        _weights: &CudaWeights,
-        _plan: &CudaPlan,
-        _input: Input<'_, Self>,
-        _workspace: CudaViewMut<'_, u8>,
-        _d_hidden: CudaView<'_, f32>,
-        _gradient: CudaViewMut<'_, f32>,
-        _d_input: Option<CudaViewMut<'_, f32>>,
+        weights: &CudaWeights,
+        plan: &CudaPlan,
+        input: Input<'_, Self>,
+        mut workspace: CudaViewMut<'_, u8>,
+        d_hidden: CudaView<'_, f32>,
+        mut gradient: CudaViewMut<'_, f32>,
+        mut d_input: Option<CudaViewMut<'_, f32>>,
     ) -> Result<()> {
-        self.no_training()
+        let input = CudaInput::from(input);
+        self.check_pass(weights, plan, &input, ("d_hidden", &d_hidden))?;
+        check_len("gradient", gradient.len(), weights.layout.len())?;
+        self.own("gradient", &gradient)?;
+        if let Some(d_input) = &d_input {
+            check_len("d_input", d_input.len(), plan.leaf_rows() * plan.config.input)?;
+            self.own("d_input", d_input)?;
+        }
+        let (Some(kept), Some(_)) = (plan.regions().kept, weights.leaf.transposed) else {
+            let found = "those of inference";
+            return Err(Error::argument("plan and weights", "those of a training pass", found));
+        };
+        let kernels = &self.training()?.kernels;
+        self.recordable()?;
+        let (workspace, _workspace) = self.scratch("workspace", &mut workspace, plan.regions().end)?;
+        let (packed, _packed) = Span::of(&weights.buffer, self.stream());
+        let (lists, _lists) = Span::of(&plan.lists, self.stream());
+        let (d_hidden, _d_hidden) = Span::of(&d_hidden, self.stream());
+        let (gradient, _gradient) = Span::of_mut(&mut gradient, self.stream());
+        let (d_input, _d_input) = d_input.as_mut().map(|to| Span::of_mut(to, self.stream())).unzip();
+        let frame = self.frame(weights, plan, packed, lists, workspace);
+        let d_hidden = d_hidden.address();
+        Backward { frame: &frame, kernels, kept, d_hidden, gradient }.run(&input, d_input)
     }
 
     fn readout(
@@ -390,36 +416,36 @@ impl Backend for Cuda {
             h: width as u32,
             o: output as u32,
         };
-        let blocks = [rows.div_ceil(32) * output.div_ceil(16), 1];
+        let blocks = [rows.div_ceil(32) * output.div_ceil(16), 1, 1];
         self.launch("read out", &self.kernels().readout, &arguments, blocks, 128, 0)
     }
 
     fn readout_backward(
         &self,
-        _weights: &CudaWeights,
-        _hidden: CudaView<'_, f32>,
-        _d_y: CudaView<'_, f32>,
-        _d_hidden: CudaViewMut<'_, f32>,
-        _gradient: CudaViewMut<'_, f32>,
+        weights: &CudaWeights,
+        hidden: CudaView<'_, f32>,
+        d_y: CudaView<'_, f32>,
+        mut d_hidden: CudaViewMut<'_, f32>,
+        mut gradient: CudaViewMut<'_, f32>,
     ) -> Result<()> {
-        self.no_training()
+        self.readout_gradient(weights, &hidden, &d_y, &mut d_hidden, &mut gradient)
     }
 
-    fn cross_entropy(&self, _labelled: Labelled<'_, Self>, _metrics: CudaViewMut<'_, f32>) -> Result<()> {
-        self.no_training()
+    fn cross_entropy(&self, labelled: Labelled<'_, Self>, mut metrics: CudaViewMut<'_, f32>) -> Result<()> {
+        self.loss(&labelled, &mut metrics)
     }
 
     fn cross_entropy_backward(
         &self,
-        _labelled: Labelled<'_, Self>,
-        _d_loss: CudaView<'_, f32>,
-        _d_logits: CudaViewMut<'_, f32>,
+        labelled: Labelled<'_, Self>,
+        d_loss: CudaView<'_, f32>,
+        mut d_logits: CudaViewMut<'_, f32>,
     ) -> Result<()> {
-        self.no_training()
+        self.loss_backward(&labelled, &d_loss, &mut d_logits)
     }
 
-    fn adam(&self, _config: &Adam, _buffers: AdamBuffers<'_, Self>) -> Result<()> {
-        self.no_training()
+    fn adam(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()> {
+        self.adam_update(config, buffers)
     }
 
     fn arena_bytes(&self, config: &Config, slots: usize) -> usize {
@@ -437,7 +463,7 @@ impl Backend for Cuda {
         mut hidden: CudaViewMut<'_, f32>,
     ) -> Result<()> {
         let input = CudaInput::from(input);
-        self.check_pass(weights, plan, &input, &hidden)?;
+        self.check_pass(weights, plan, &input, ("hidden", &hidden))?;
         if plan.pass != Pass::Stream {
             return Err(Error::argument("plan", "one of streams", "one of a whole pass"));
         }
@@ -450,7 +476,7 @@ impl Backend for Cuda {
         let (packed, _packed) = Span::of(&weights.buffer, self.stream());
         let (lists, _lists) = Span::of(&plan.lists, self.stream());
         let (hidden, _hidden) = Span::of_mut(&mut hidden, self.stream());
-        Forward { cuda: self, weights, plan, packed, lists, workspace, regions, h, c }.run(&input, hidden)
+        Frame { cuda: self, weights, plan, packed, lists, workspace, regions, h, c }.forward(&input, hidden)
     }
 
     fn copy_states(

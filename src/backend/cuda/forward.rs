@@ -3,64 +3,35 @@
 
 use cudarc::driver::CudaView;
 
-use super::Cuda;
-use super::arguments::{CellArguments, CollectArguments, InputArguments, TokensArguments};
+use super::arguments::{CellArguments, CollectArguments, TokensArguments};
 use super::backend::CudaInput;
-use super::kernels::{Kind, Tile};
+use super::frame::Frame;
+use super::kernels::{Cells, Kind};
 use super::launch::Span;
-use super::plan::{CudaPlan, List, MOST_ROWS, Regions};
-use super::storage::{Layer, Sizes};
-use super::weights::CudaWeights;
+use super::plan::{List, MOST_ROWS};
+use super::storage::Sizes;
 use crate::error::Result;
 
-/// Steps of at least this many rows run in tiles of 128.
-const WIDE: usize = 2048;
-
-/// A pass forward at work: addresses of memory that the call borrows.
-pub(super) struct Forward<'a> {
-    pub cuda: &'a Cuda,
-    pub weights: &'a CudaWeights,
-    pub plan: &'a CudaPlan,
-    /// The packed weights.
-    pub packed: Span,
-    pub lists: Span,
-    pub workspace: Span,
-    pub regions: Regions,
-    /// The states' `h`, and their `c`, 0 for the RNN.
-    pub h: u64,
-    pub c: u64,
-}
-
-impl Forward<'_> {
-    pub(super) fn run(&self, input: &CudaInput<'_>, hidden: Span) -> Result<()> {
+impl Frame<'_> {
+    pub(super) fn forward(&self, input: &CudaInput<'_>, hidden: Span) -> Result<()> {
+        let cells = match self.regions.kept {
+            Some(_) => &self.cuda.training()?.kernels.cells,
+            None => &self.cuda.kernels().cells,
+        };
         match input {
-            CudaInput::Tokens(tokens) => self.tokens(tokens)?,
-            CudaInput::Dense(x) => self.dense(x)?,
+            CudaInput::Tokens(tokens) => self.tokens(cells, tokens)?,
+            CudaInput::Dense(x) => self.dense(cells, x)?,
         }
         for (first, merges) in self.plan.steps() {
             let (first, rows) = (first * self.plan.width, merges * self.plan.width);
             for start in (0..rows).step_by(MOST_ROWS) {
-                self.step(first + start, MOST_ROWS.min(rows - start))?;
+                self.step(cells, first + start, MOST_ROWS.min(rows - start))?;
             }
         }
         self.collect(hidden)
     }
 
-    /// The address of a list from entry `entry` on.
-    fn list(&self, list: List, entry: usize) -> u64 {
-        self.lists.at(self.plan.list(list, entry), 4 * (self.plan.entries(list) - entry))
-    }
-
-    fn packed(&self, layer: &Layer) -> (u64, u64) {
-        let weights = self.packed.at(layer.weights, self.sizes().storage.row_bytes(layer.elements));
-        (weights, self.packed.at(layer.bias, 4 * layer.bias_elements))
-    }
-
-    fn sizes(&self) -> &Sizes {
-        &self.plan.sizes
-    }
-
-    fn tokens(&self, tokens: &CudaView<'_, u32>) -> Result<()> {
+    fn tokens(&self, cells: &Cells, tokens: &CudaView<'_, u32>) -> Result<()> {
         let (plan, cuda) = (self.plan, self.cuda);
         let rows = plan.leaf_rows();
         let (tokens, _tokens) = Span::of(tokens, cuda.stream());
@@ -78,71 +49,69 @@ impl Forward<'_> {
             rows: rows as u32,
             units: self.sizes().units as u32,
             vocabulary: self.sizes().input as u32,
+            z: self.regions.kept.map_or(0, |kept| self.z_leaf(&kept, 0)),
         };
-        let kernel = cuda.kernels().tokens(plan.config.cell);
+        let kernel = cells.tokens(plan.config.cell);
         cuda.threads("run the leaves", kernel, &arguments, rows * (self.sizes().units / 4), 128)
     }
 
-    fn dense(&self, x: &CudaView<'_, f32>) -> Result<()> {
-        let (plan, cuda) = (self.plan, self.cuda);
-        let Sizes { input: d, padded_input: padded, input_row, .. } = *self.sizes();
-        let (x, _x) = Span::of(x, cuda.stream());
-        let at_once = plan.leaves_at_once();
-        for first in (0..plan.leaves).step_by(at_once) {
-            let count = at_once.min(plan.leaves - first);
+    fn dense(&self, cells: &Cells, x: &CudaView<'_, f32>) -> Result<()> {
+        let plan = self.plan;
+        let (x, _x) = Span::of(x, self.cuda.stream());
+        let (weights, bias) = self.packed(&self.weights.leaf);
+        for (first, count) in self.input_chunks() {
+            let buffer = self.store_input(x, first, count)?;
             let rows = count * plan.width;
-            let buffer = self.workspace.at(self.regions.input, rows * input_row);
-            let arguments = InputArguments {
-                x: x.at(0, 4 * plan.leaf_rows() * d),
-                out: buffer,
-                rows: rows as u32,
-                d: d as u32,
-                padded: padded as u32,
-                count: plan.leaves as u32,
-                first: first as u32,
-                chunk: count as u32,
-            };
-            cuda.elementwise("store the input", &cuda.kernels().input, &arguments, rows * padded)?;
-            let (weights, bias) = self.packed(&self.weights.leaf);
-            let leaf = |start: usize| CellArguments {
-                input: buffer,
-                c_in: 0,
-                h_out: self.h,
-                c_out: self.c,
-                weights,
-                bias,
-                left: 0,
-                right: 0,
-                out: self.list(List::Leaves, first),
-                width: plan.width as u32,
-                first: start as u32,
-                rows: MOST_ROWS.min(rows - start) as u32,
-                count: count as u32,
-                units: self.sizes().units as u32,
-                segment: padded as u32,
-                h_local: 0,
-            };
             for start in (0..rows).step_by(MOST_ROWS) {
-                self.layer(Kind::Leaf, &leaf(start))?;
+                let arguments = CellArguments {
+                    input: buffer,
+                    c_in: 0,
+                    h_out: self.h,
+                    c_out: self.c,
+                    weights,
+                    bias,
+                    left: 0,
+                    right: 0,
+                    out: self.list(List::Leaves, first),
+                    width: plan.width as u32,
+                    first: start as u32,
+                    rows: MOST_ROWS.min(rows - start) as u32,
+                    count: count as u32,
+                    units: self.sizes().units as u32,
+                    segment: self.sizes().padded_input as u32,
+                    h_local: 0,
+                    z: self.regions.kept.map_or(0, |kept| self.z_leaf(&kept, first * plan.width + start)),
+                    c_in_local: 0,
+                    c_out_local: 0,
+                };
+                self.layer(cells, Kind::Leaf, &arguments)?;
             }
         }
         Ok(())
     }
 
     /// Launch rows `first .. first + rows` of the pass's merges, through all stages.
-    fn step(&self, first: usize, rows: usize) -> Result<()> {
+    fn step(&self, cells: &Cells, first: usize, rows: usize) -> Result<()> {
         let plan = self.plan;
         let Sizes { units, h_row, .. } = *self.sizes();
-        let Regions { between, .. } = self.regions;
         let last = self.weights.stages.len() - 1;
+        // Between two stages: `h` and `c`, and whether `c` too lies there by the chunk's rows. Where nothing is kept it is
+        // updated in place.
+        let between = |stage: usize| match &self.regions.kept {
+            Some(kept) => (self.stage(kept, stage, first, rows), 1),
+            None => ([self.workspace.at(self.regions.between[stage % 2], rows * h_row), self.c], 0),
+        };
         for (stage, layer) in self.weights.stages.iter().enumerate() {
-            let local = |stage: usize| self.workspace.at(between[stage % 2], rows * h_row);
             let (weights, bias) = self.packed(layer);
+            let ([input, c_in], c_in_local) =
+                if stage == 0 { ([self.h, self.c], 0) } else { between(stage - 1) };
+            let ([h_out, c_out], c_out_local) =
+                if stage == last { ([self.h, self.c], 0) } else { between(stage) };
             let arguments = CellArguments {
-                input: if stage == 0 { self.h } else { local(stage - 1) },
-                c_in: self.c,
-                h_out: if stage == last { self.h } else { local(stage) },
-                c_out: self.c,
+                input,
+                c_in,
+                h_out,
+                c_out,
                 weights,
                 bias,
                 left: self.list(List::Left, 0),
@@ -155,16 +124,19 @@ impl Forward<'_> {
                 units: units as u32,
                 segment: units as u32,
                 h_local: u32::from(stage != last),
+                z: self.regions.kept.map_or(0, |kept| self.z(&kept, stage, first, rows)),
+                c_in_local,
+                c_out_local,
             };
-            self.layer(if stage == 0 { Kind::Merge } else { Kind::Unary }, &arguments)?;
+            self.layer(cells, if stage == 0 { Kind::Merge } else { Kind::Unary }, &arguments)?;
         }
         Ok(())
     }
 
-    fn layer(&self, kind: Kind, arguments: &CellArguments) -> Result<()> {
-        let rows = arguments.rows as usize;
-        let tile = self.cuda.tile().unwrap_or(if rows >= WIDE { Tile::Rows128 } else { Tile::Rows64 });
-        self.cuda.layer(self.plan.config.cell, kind, tile, arguments, self.sizes().unit_blocks())
+    fn layer(&self, cells: &Cells, kind: Kind, arguments: &CellArguments) -> Result<()> {
+        let kernels = cells.layer(self.plan.config.cell, kind);
+        let (columns, rows) = (self.sizes().unit_blocks(), arguments.rows as usize);
+        self.cuda.tiled("run a layer", kernels, arguments, columns, rows)
     }
 
     fn collect(&self, hidden: Span) -> Result<()> {

@@ -27,9 +27,9 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 3] = [Kind::Leaf, Kind::Merge, Kind::Unary];
+    pub(super) const ALL: [Kind; 3] = [Kind::Leaf, Kind::Merge, Kind::Unary];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Kind::Leaf => "leaf",
             Kind::Merge => "merge",
@@ -64,23 +64,116 @@ impl Tile {
     }
 }
 
-/// The kernel of a layer in one tile.
+/// A kernel in tiles of rows, with a ring of stages in shared memory.
 #[derive(Clone, Debug)]
-pub(super) struct LayerKernel {
+pub(super) struct TiledKernel {
     pub function: CudaFunction,
     /// Bytes of shared memory.
     pub shared: u32,
 }
 
-/// Every kernel of a storage.
+/// The same kernel by tile; None where the storage lacks the tile, or the chip the shared memory for it.
+pub(super) type ByTile = [Option<TiledKernel>; 2];
+
+/// The kernel of a tile, or of 64 rows where there is none of that.
+pub(super) fn of_tile(kernels: &ByTile, tile: Tile) -> Option<(Tile, &TiledKernel)> {
+    [tile, Tile::Rows64].into_iter().find_map(|tile| Some((tile, kernels[tile as usize].as_ref()?)))
+}
+
+/// A module of kernels, to take them from.
+pub(super) struct Module {
+    device: String,
+    /// Most shared memory of a block.
+    most_shared: usize,
+    module: Arc<CudaModule>,
+    /// What it was made from: `cubin sm_90` or `PTX 8.0`.
+    pub from: String,
+}
+
+impl Module {
+    pub(super) fn load(context: &Arc<CudaContext>, device: &Device, image: &str) -> Result<Self> {
+        let name = device_name(device.ordinal);
+        let most = context
+            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+            .map_err(|error| failed(&name, "ask for the shared memory", error))?;
+        let image::Loaded { module, from } = image::load(context, device, image)?;
+        Ok(Module { device: name, most_shared: most.unsigned_abs() as usize, module, from })
+    }
+
+    pub(super) fn function(&self, kernel: &str) -> Result<CudaFunction> {
+        let found = self.module.load_function(kernel);
+        found.map_err(|error| failed(&self.device, &format!("find the kernel `{kernel}`"), error))
+    }
+
+    /// A kernel with so many bytes of shared memory; None if the chip has too little.
+    pub(super) fn tiled(&self, kernel: &str, shared: usize) -> Result<Option<TiledKernel>> {
+        if shared > self.most_shared {
+            return Ok(None);
+        }
+        let function = self.function(kernel)?;
+        if shared > PLAIN_SHARED {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, shared as i32).map_err(|error| {
+                failed(&self.device, &format!("give `{kernel}` {shared} bytes of shared memory"), error)
+            })?;
+        }
+        Ok(Some(TiledKernel { function, shared: shared as u32 }))
+    }
+
+    /// A kernel `name_64`, and the larger tiles that it is made in.
+    pub(super) fn by_tile(
+        &self,
+        name: &str,
+        most: Tile,
+        shared: impl Fn(usize) -> usize,
+    ) -> Result<ByTile> {
+        let mut kernels = [None, None];
+        for tile in Tile::ALL.into_iter().filter(|tile| tile.rows() <= most.rows()) {
+            kernels[tile as usize] = self.tiled(&format!("{name}_{}", tile.rows()), shared(tile.rows()))?;
+        }
+        Ok(kernels)
+    }
+}
+
+/// The kernels of the cells forward; those of a pass with a way back keep `z`.
+#[derive(Debug)]
+pub(super) struct Cells {
+    /// By cell and kind.
+    layers: [[ByTile; 3]; 2],
+    /// By cell.
+    tokens: [CudaFunction; 2],
+}
+
+impl Cells {
+    pub(super) fn load(module: &Module, storage: Storage, most: Tile) -> Result<Self> {
+        let mut layers = [const { [const { [const { None }; 2] }; 3] }; 2];
+        for cell in [Cell::Lstm, Cell::Rnn] {
+            for kind in Kind::ALL {
+                let shared = |tile| storage.shared_bytes(cell.gates(kind.states()), tile);
+                let name = format!("{}_{}", kind.name(), cell.name());
+                layers[index(cell)][kind as usize] = module.by_tile(&name, most, shared)?;
+            }
+        }
+        Ok(Cells { layers, tokens: [module.function("tokens_lstm")?, module.function("tokens_rnn")?] })
+    }
+
+    /// The kernels of a layer.
+    pub(super) fn layer(&self, cell: Cell, kind: Kind) -> &ByTile {
+        &self.layers[index(cell)][kind as usize]
+    }
+
+    /// The leaf of tokens.
+    pub(super) fn tokens(&self, cell: Cell) -> &CudaFunction {
+        &self.tokens[index(cell)]
+    }
+}
+
+/// Every kernel of a storage but those of a pass with a way back.
 #[derive(Debug)]
 pub(super) struct Kernels {
     /// What the image was made from: `cubin sm_90` or `PTX 8.0`.
     pub from: String,
-    /// By cell, kind and tile; None where the storage lacks the tile, or the chip the shared memory for it.
-    layers: [[[Option<LayerKernel>; 2]; 3]; 2],
-    /// By cell.
-    tokens: [CudaFunction; 2],
+    pub cells: Cells,
     pub input: CudaFunction,
     pub pack: CudaFunction,
     pub pack_bias: CudaFunction,
@@ -94,73 +187,31 @@ pub(super) struct Kernels {
 
 impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>, device: &Device, storage: Storage) -> Result<Self> {
-        let name = device_name(device.ordinal);
-        let most = context
-            .attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
-            .map_err(|error| failed(&name, "ask for the shared memory", error))?;
-        let image::Loaded { module, from } = image::load(context, device, storage.image())?;
-        let readout = image::load(context, device, "readout")?.module;
-        let function = |module: &Arc<CudaModule>, kernel: &str| {
-            let found = module.load_function(kernel);
-            found.map_err(|error| failed(&name, &format!("find the kernel `{kernel}`"), error))
-        };
-        let layer = |cell: Cell, kind: Kind, tile: Tile| -> Result<Option<LayerKernel>> {
-            let shared = storage.shared_bytes(cell.gates(kind.states()), tile.rows());
-            let made = storage != Storage::Ffma || tile == Tile::Rows64;
-            if !made || shared > most.unsigned_abs() as usize {
-                return Ok(None);
-            }
-            let kernel = format!("{}_{}_{}", kind.name(), cell.name(), tile.rows());
-            let function = function(&module, &kernel)?;
-            if shared > PLAIN_SHARED {
-                let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                function.set_attribute(attribute, shared as i32).map_err(|error| {
-                    failed(&name, &format!("give `{kernel}` {shared} bytes of shared memory"), error)
-                })?;
-            }
-            Ok(Some(LayerKernel { function, shared: shared as u32 }))
-        };
-        let mut layers = [const { [const { [const { None }; 2] }; 3] }; 2];
-        for cell in [Cell::Lstm, Cell::Rnn] {
-            for kind in Kind::ALL {
-                for tile in Tile::ALL {
-                    layers[index(cell)][kind as usize][tile as usize] = layer(cell, kind, tile)?;
-                }
-            }
-        }
+        let module = Module::load(context, device, storage.image())?;
+        let readout = Module::load(context, device, "readout")?;
+        let most = if storage == Storage::Ffma { Tile::Rows64 } else { Tile::Rows128 };
         Ok(Kernels {
-            from,
-            layers,
-            tokens: [function(&module, "tokens_lstm")?, function(&module, "tokens_rnn")?],
-            input: function(&module, "input")?,
-            pack: function(&module, "pack")?,
-            pack_bias: function(&module, "pack_bias")?,
-            collect: function(&module, "collect")?,
-            read_states: function(&module, "read_states")?,
-            write_states: function(&module, "write_states")?,
-            copy_states: function(&module, "copy_states")?,
-            readout: function(&readout, "readout")?,
-            add: function(&readout, "add")?,
+            cells: Cells::load(&module, storage, most)?,
+            input: module.function("input")?,
+            pack: module.function("pack")?,
+            pack_bias: module.function("pack_bias")?,
+            collect: module.function("collect")?,
+            read_states: module.function("read_states")?,
+            write_states: module.function("write_states")?,
+            copy_states: module.function("copy_states")?,
+            readout: readout.function("readout")?,
+            add: readout.function("add")?,
+            from: module.from,
         })
-    }
-
-    /// The kernel of a layer, if there is one of that tile here.
-    pub(super) fn layer(&self, cell: Cell, kind: Kind, tile: Tile) -> Option<&LayerKernel> {
-        self.layers[index(cell)][kind as usize][tile as usize].as_ref()
     }
 
     /// Whether every layer has a kernel of that tile.
     pub(super) fn has(&self, tile: Tile) -> bool {
-        self.layers.iter().flatten().all(|tiles| tiles[tile as usize].is_some())
-    }
-
-    /// The leaf of tokens.
-    pub(super) fn tokens(&self, cell: Cell) -> &CudaFunction {
-        &self.tokens[index(cell)]
+        self.cells.layers.iter().flatten().all(|tiles| tiles[tile as usize].is_some())
     }
 }
 
-fn index(cell: Cell) -> usize {
+pub(super) fn index(cell: Cell) -> usize {
     match cell {
         Cell::Lstm => 0,
         Cell::Rnn => 1,

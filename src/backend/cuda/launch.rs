@@ -15,28 +15,38 @@ use cudarc::driver::{
 };
 
 use super::arguments::{
-    AddArguments, CellArguments, CollectArguments, CopyArguments, InputArguments, PackArguments,
-    PackBiasArguments, ReadoutArguments, StatesArguments, TokensArguments,
+    AdamArguments, AddArguments, CellArguments, CollectArguments, CopyArguments, GatherArguments,
+    InputArguments, LossArguments, PackArguments, PackBiasArguments, ReadoutArguments,
+    ReadoutBackwardArguments, ReduceArguments, StatesArguments, TokenGradientArguments, TokensArguments,
+    TransposedArguments, WeightGradientArguments,
 };
 
 /// A struct that a kernel takes by value.
 pub(super) trait Arguments: Copy {}
 
+impl Arguments for AdamArguments {}
 impl Arguments for AddArguments {}
 impl Arguments for CellArguments {}
 impl Arguments for CollectArguments {}
 impl Arguments for CopyArguments {}
+impl Arguments for GatherArguments {}
 impl Arguments for InputArguments {}
+impl Arguments for LossArguments {}
 impl Arguments for PackArguments {}
 impl Arguments for PackBiasArguments {}
 impl Arguments for ReadoutArguments {}
+impl Arguments for ReadoutBackwardArguments {}
+impl Arguments for ReduceArguments {}
 impl Arguments for StatesArguments {}
+impl Arguments for TokenGradientArguments {}
 impl Arguments for TokensArguments {}
+impl Arguments for TransposedArguments {}
+impl Arguments for WeightGradientArguments {}
 
-/// Blocks along x and y, threads of each, and bytes of shared memory of each.
+/// Blocks along x, y and z, threads of each, and bytes of shared memory of each.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
-    pub blocks: [u32; 2],
+    pub blocks: [u32; 3],
     pub threads: u32,
     pub shared: u32,
 }
@@ -48,14 +58,14 @@ pub(super) fn launch<A: Arguments>(
     arguments: &A,
     shape: Shape,
 ) -> Result<(), DriverError> {
-    let Shape { blocks: [x, y], threads, shared } = shape;
+    let Shape { blocks: [x, y, z], threads, shared } = shape;
     let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
     // SAFETY: the kernel takes this one struct, whose mirror the trait marks; the driver copies it before the call
     // returns. That its addresses are good is the callers' part, see above.
     unsafe {
         result::launch_kernel(
             function.cu_function(),
-            (x, y, 1),
+            (x, y, z),
             (threads, 1, 1),
             shared,
             stream.cu_stream(),

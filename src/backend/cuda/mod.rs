@@ -1,30 +1,36 @@
-//! The CUDA backend, forward only: the crate's own kernels on the caller's stream, context and memory.
+//! The CUDA backend: the crate's own kernels on the caller's stream, context and memory.
 //!
-//! The road of the data: `pack` (weights) → `plan` (a schedule's lists on the device, memory) → `forward` (launches).
-//! Kernels are loaded when a handle is made, so that a pass only launches.
+//! The road of the data: `pack` (weights) → `plan` (a schedule's lists on the device, `regions` of memory) → `forward`,
+//! `backward`, `update` (launches). Kernels are loaded when a handle is made, those of training when the first weights
+//! with a way back are, so that a pass only launches.
 
 mod arguments;
 mod backend;
+mod backward;
 mod capture;
 mod driver;
 mod forward;
+mod frame;
 mod image;
 mod kernels;
 mod launch;
 mod plan;
+mod regions;
 mod storage;
+mod training;
+mod update;
 mod weights;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cudarc::driver::sys::CUstreamCaptureStatus;
 use cudarc::driver::{CudaFunction, CudaStream, DeviceSlice, DriverError};
 
-use arguments::CellArguments;
 use driver::{device_name, failed, in_capture, tracked};
-use kernels::{Kernels, Kind, Tile};
+use kernels::{ByTile, Kernels, Tile};
 use launch::{Arguments, Shape};
 use storage::Storage;
+use training::{ADAM_BYTES, Training, TrainingKernels};
 
 pub use capture::{Graph, GraphInput, Memory, capture};
 pub use driver::{Device, count};
@@ -33,7 +39,9 @@ pub use weights::CudaWeights;
 
 use super::Backend;
 use crate::error::{Error, Result};
-use crate::model::Cell;
+
+/// Launches of at least this many rows run in tiles of 128.
+const WIDE: usize = 2048;
 
 /// How f32 is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +69,8 @@ struct Shared {
     device: Device,
     storage: Storage,
     kernels: Kernels,
+    /// Once weights with a way back were asked for.
+    training: OnceLock<Training>,
 }
 
 impl Cuda {
@@ -144,7 +154,27 @@ impl Cuda {
         outside_capture(&stream, "load kernels")?;
         let storage = storage.unwrap_or_else(|| f32_storage(device.chip));
         let kernels = Kernels::load(stream.context(), &device, storage)?;
-        Ok(Cuda { shared: Arc::new(Shared { stream, device, storage, kernels }), tile: None })
+        let shared = Shared { stream, device, storage, kernels, training: OnceLock::new() };
+        Ok(Cuda { shared: Arc::new(shared), tile: None })
+    }
+
+    /// What only training needs; loaded the first time.
+    fn training(&self) -> Result<&Training> {
+        let Shared { device, storage, training, .. } = &*self.shared;
+        if let Some(training) = training.get() {
+            return Ok(training);
+        }
+        let Some(image) = storage.train_image() else {
+            return Err(Error::Unavailable {
+                what: format!("training in f16 on {}", self.name()),
+                why: "its gradients would want their loss scaled: train in bf16 or f32, the checkpoint runs in f16"
+                    .into(),
+            });
+        };
+        self.outside_capture("load kernels")?;
+        let kernels = TrainingKernels::load(self.stream().context(), device, *storage, image)?;
+        let adam = Mutex::new(self.alloc(ADAM_BYTES)?);
+        Ok(training.get_or_init(|| Training { kernels, adam }))
     }
 
     fn with_storage(self, storage: Storage) -> Result<Self> {
@@ -166,10 +196,6 @@ impl Cuda {
 
     fn kernels(&self) -> &Kernels {
         &self.shared.kernels
-    }
-
-    fn tile(&self) -> Option<Tile> {
-        self.tile
     }
 
     fn failed(&self, action: &str, error: DriverError) -> Error {
@@ -210,19 +236,19 @@ impl Cuda {
         action: &str,
         kernel: &CudaFunction,
         arguments: &A,
-        blocks: [usize; 2],
+        blocks: [usize; 3],
         threads: u32,
         shared: u32,
     ) -> Result<()> {
-        let [x, y] = blocks;
-        if x == 0 || y == 0 {
+        let [x, y, z] = blocks;
+        if x == 0 || y == 0 || z == 0 {
             return Ok(());
         }
-        if x >= 1 << 31 || y >= 1 << 16 {
-            let expected = format!("fewer than 2^31 by 2^16 blocks to {action}: use a smaller batch");
-            return Err(Error::argument("pass", expected, format!("{x} by {y}")));
+        if x >= 1 << 31 || y >= 1 << 16 || z >= 1 << 16 {
+            let expected = format!("fewer than 2^31 by 2^16 by 2^16 blocks to {action}: use a smaller batch");
+            return Err(Error::argument("pass", expected, format!("{x} by {y} by {z}")));
         }
-        let shape = Shape { blocks: [x as u32, y as u32], threads, shared };
+        let shape = Shape { blocks: [x as u32, y as u32, z as u32], threads, shared };
         let launched = launch::launch(self.stream(), kernel, arguments, shape);
         launched.map_err(|error| self.failed(action, error))
     }
@@ -236,7 +262,7 @@ impl Cuda {
         threads: usize,
         block: u32,
     ) -> Result<()> {
-        self.launch(action, kernel, arguments, [threads.div_ceil(block as usize), 1], block, 0)
+        self.launch(action, kernel, arguments, [threads.div_ceil(block as usize), 1, 1], block, 0)
     }
 
     /// Launches a kernel of one thread an element.
@@ -250,26 +276,24 @@ impl Cuda {
         self.threads(action, kernel, arguments, elements, 256)
     }
 
-    /// Launches a layer's kernel, in tiles of 64 rows where there is none of that tile.
-    fn layer(
+    /// Launches a kernel on so many rows, in tiles that suit them; `columns` blocks beside each other.
+    fn tiled<A: Arguments>(
         &self,
-        cell: Cell,
-        kind: Kind,
-        tile: Tile,
-        arguments: &CellArguments,
-        unit_blocks: usize,
+        action: &str,
+        kernels: &ByTile,
+        arguments: &A,
+        columns: usize,
+        rows: usize,
     ) -> Result<()> {
-        let kernels = [tile, Tile::Rows64].map(|tile| (tile, self.kernels().layer(cell, kind, tile)));
-        let Some((tile, kernel)) =
-            kernels.into_iter().find_map(|(tile, kernel)| kernel.map(|kernel| (tile, kernel)))
-        else {
+        let tile = self.tile.unwrap_or(if rows >= WIDE { Tile::Rows128 } else { Tile::Rows64 });
+        let Some((tile, kernel)) = kernels::of_tile(kernels, tile) else {
             return Err(Error::Unavailable {
-                what: format!("a {} layer on {}", cell.name(), self.name()),
+                what: format!("to {action} on {}", self.name()),
                 why: format!("sm_{} has too little shared memory", self.device().chip),
             });
         };
-        let blocks = [unit_blocks, (arguments.rows as usize).div_ceil(tile.rows())];
-        self.launch("run a layer", &kernel.function, arguments, blocks, 128, kernel.shared)
+        let blocks = [columns, rows.div_ceil(tile.rows()), 1];
+        self.launch(action, &kernel.function, arguments, blocks, 128, kernel.shared)
     }
 }
 

@@ -1,20 +1,17 @@
-//! A schedule as the kernels want it: one buffer of slot lists on the device, a list of steps on the host, and where each
-//! matrix lies in a workspace. Launches nothing.
+//! A schedule as the kernels want it: one buffer of lists on the device, and a list of steps on the host. Launches nothing.
 
 use cudarc::driver::CudaSlice;
 
 use super::Cuda;
-use super::storage::{ALIGNMENT, Sizes};
+use super::storage::Sizes;
 use crate::backend::check::ScheduleCheck;
 use crate::backend::{Backend as _, Pass};
 use crate::error::{Error, Result};
 use crate::model::Config;
-use crate::tree::Schedule;
+use crate::tree::{Readers, Schedule};
 
 /// Most rows of a launch of a step: what goes from the merge to a unary layer stays in the second-level cache.
 pub(super) const MOST_ROWS: usize = 16384;
-/// Bytes of dense input that are brought into the storage at a time.
-const MOST_INPUT: usize = 16 << 20;
 /// In the word for bad tokens: none was met.
 pub(super) const NO_TOKEN: u32 = u32::MAX;
 
@@ -32,23 +29,12 @@ pub struct CudaPlan {
     pub(super) outputs: usize,
     /// The end of each step among the merges.
     pub(super) step_ends: Vec<usize>,
-    /// On the device: the word for bad tokens, then `left`, `right`, `out`, `leaves`, `outputs`.
+    /// On the device: the word for bad tokens, then each [`List`].
     pub(super) lists: CudaSlice<u32>,
     /// The same on its way there.
     host: Vec<u32>,
+    readers: Readers,
     check: ScheduleCheck,
-}
-
-/// Where each matrix begins in a workspace, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Regions {
-    pub h: usize,
-    pub c: usize,
-    /// `h` between two stages of a step.
-    pub between: [usize; 2],
-    /// Dense input in the storage; before the first step, so it lies where `between` will.
-    pub input: usize,
-    pub end: usize,
 }
 
 impl CudaPlan {
@@ -64,8 +50,9 @@ impl CudaPlan {
             merges: 0,
             outputs: 0,
             step_ends: Vec::new(),
-            lists: cuda.alloc(room(schedule))?,
+            lists: cuda.alloc(room(schedule, pass))?,
             host: Vec::new(),
+            readers: Readers::default(),
             check: ScheduleCheck::default(),
         };
         plan.fill(cuda, schedule)?;
@@ -88,16 +75,27 @@ impl CudaPlan {
             let expected = "at most 2^31 rows: use a smaller batch or shorter sequences";
             return Err(Error::argument("schedule", expected, format!("slots of {} rows", schedule.width())));
         }
-        let CudaPlan { host, lists, step_ends, .. } = self;
-        if lists.len() < room(schedule) {
-            *lists = cuda.alloc(room(schedule))?;
+        let CudaPlan { pass, host, lists, readers, step_ends, .. } = self;
+        let room = room(schedule, *pass);
+        if lists.len() < room {
+            *lists = cuda.alloc(room)?;
         }
         host.clear();
-        host.reserve(room(schedule));
+        host.reserve(room);
         host.push(NO_TOKEN);
         for list in [schedule.left(), schedule.right(), schedule.out(), schedule.leaves(), schedule.outputs()]
         {
             host.extend_from_slice(list);
+        }
+        if *pass == Pass::Train {
+            readers.fill(schedule);
+            host.extend_from_slice(readers.starts());
+            host.extend_from_slice(readers.all());
+            let output_of = host.len();
+            host.resize(output_of + schedule.slots(), 0);
+            for (output, &slot) in (1..).zip(schedule.outputs()) {
+                host[output_of + slot as usize] = output;
+            }
         }
         cuda.upload(host, lists.slice_mut(..host.len()))?;
         step_ends.clear();
@@ -124,60 +122,30 @@ impl CudaPlan {
         starts.zip(&self.step_ends).map(|(start, &end)| (start, end - start))
     }
 
-    /// Leaves, all lanes of each, whose dense input is brought into the storage at a time.
-    pub(super) fn leaves_at_once(&self) -> usize {
-        (self.input_rows_at_once() / self.width.max(1)).clamp(1, self.leaves.max(1))
-    }
-
-    /// Rows that a chunk of dense input may have: those of one leaf at least.
-    fn input_rows_at_once(&self) -> usize {
-        (MOST_INPUT / self.sizes.input_row).clamp(1, MOST_ROWS).max(self.width)
-    }
-
-    /// Where the matrices lie; every end is saturated where it overflows, and grows with every size of the schedule.
-    pub(super) fn regions(&self) -> Regions {
-        let Sizes { h_row, c_row, input_row, .. } = self.sizes;
-        let bytes = |rows: usize, row: usize| {
-            rows.saturating_mul(row).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
-        };
-        // Streams keep their states in an arena.
-        let rows = if self.pass == Pass::Stream { 0 } else { self.slots * self.width };
-        let widest = self.steps().map(|(_, merges)| merges).max().unwrap_or(0) * self.width;
-        let between = |stage: usize| {
-            let rows = if self.config.unary_layers > stage { widest.min(MOST_ROWS) } else { 0 };
-            bytes(rows, h_row)
-        };
-        let input = bytes(self.leaf_rows().min(self.input_rows_at_once()), input_row);
-        let c = bytes(rows, h_row);
-        let first = c.saturating_add(bytes(rows, c_row));
-        let second = first.saturating_add(between(0));
-        let end = second.saturating_add(between(1)).max(first.saturating_add(input));
-        Regions { h: 0, c, between: [first, second], input: first, end }
+    /// Rows of all merges.
+    pub(super) fn merge_rows(&self) -> usize {
+        self.merges * self.width
     }
 
     /// Byte of `lists` at which entry `entry` of a list begins.
     pub(super) fn list(&self, list: List, entry: usize) -> usize {
-        let before = match list {
-            List::Left => 0,
-            List::Right => self.merges,
-            List::Out => 2 * self.merges,
-            List::Leaves => 3 * self.merges,
-            List::Outputs => 3 * self.merges + self.leaves,
-        };
+        let before: usize = self.entries()[..list as usize].iter().sum();
         4 * (1 + before + entry)
     }
 
-    /// Entries of a list.
-    pub(super) fn entries(&self, list: List) -> usize {
-        match list {
-            List::Left | List::Right | List::Out => self.merges,
-            List::Leaves => self.leaves,
-            List::Outputs => self.outputs,
+    /// Entries of each list.
+    pub(super) fn entries(&self) -> [usize; 8] {
+        let CudaPlan { merges, leaves, outputs, .. } = *self;
+        match self.pass {
+            Pass::Train => {
+                [merges, merges, merges, leaves, outputs, self.slots + 1, 2 * merges, self.slots]
+            }
+            _ => [merges, merges, merges, leaves, outputs, 0, 0, 0],
         }
     }
 }
 
-/// A list of slots on the device.
+/// A list on the device, in their order there.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum List {
     Left,
@@ -185,66 +153,19 @@ pub(super) enum List {
     Out,
     Leaves,
     Outputs,
+    /// Where the readers of each slot begin; this and what follows only of a pass with a way back.
+    ReaderStarts,
+    Readers,
+    /// Of each slot its output plus one, 0 where it is none.
+    OutputOf,
 }
 
 /// Words that the lists of a schedule take, and those of any that needs no more memory than this one has.
-fn room(schedule: &Schedule) -> usize {
-    1 + schedule.room()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::random::{Purpose, Random};
-    use crate::tree::{Outputs, Planner, Rows};
-
-    #[test]
-    fn what_is_made_for_the_largest_batch_does_for_all() {
-        if !std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
-            virtual_gpu::load().expect("the virtual GPU was built with the tests");
-        }
-        let cuda = Cuda::new(0).expect("a device");
-        let (most_batch, most_time) = (9, 40);
-        for (input, unary, outputs) in [
-            (3, 0, Outputs::Last),
-            (3, 1, Outputs::All),
-            (40_000, 2, Outputs::LastN(2)),
-            (1, 2, Outputs::At(vec![0])),
-        ] {
-            let config = Config::new(input, 20, 2).unary_layers(unary);
-            let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
-            let mut padded = |schedule: &mut Schedule, batch, time| {
-                planner.padded(schedule, batch, time, &outputs, Rows::Reuse).expect("a schedule");
-            };
-            padded(&mut schedule, most_batch, most_time);
-            let mut plan = CudaPlan::new(&cuda, &config, Pass::Infer, &schedule).expect("a plan");
-            let mut most = plan.regions().end;
-            let mut ragged = Planner::new();
-            ragged
-                .ragged(&mut schedule, &vec![most_time; most_batch], &outputs, Rows::Reuse)
-                .expect("a schedule");
-            plan.fill(&cuda, &schedule).expect("a plan");
-            most = most.max(plan.regions().end);
-            let words = plan.lists.len();
-            let mut random = Random::new(3, Purpose::Show, input as u64, unary as u32);
-            for _ in 0..200 {
-                let lengths: Vec<usize> = (0..=random.below(most_batch as u32))
-                    .take(most_batch)
-                    .map(|_| 2 + random.below(most_time as u32 - 1) as usize)
-                    .collect();
-                if random.below(2) == 0 {
-                    padded(&mut schedule, lengths.len(), lengths[0]);
-                } else {
-                    ragged.ragged(&mut schedule, &lengths, &outputs, Rows::Reuse).expect("a schedule");
-                }
-                plan.fill(&cuda, &schedule).expect("a plan");
-                let bytes = plan.regions().end;
-                assert!(bytes <= most, "{bytes} bytes for {lengths:?}, {most} for the largest");
-                assert_eq!(plan.lists.len(), words, "lists grew for {lengths:?}");
-                // No chunk of dense input is larger than its place.
-                let chunk = plan.leaves_at_once() * plan.width * plan.sizes.input_row;
-                assert!(plan.regions().input + chunk <= bytes);
-            }
-        }
+fn room(schedule: &Schedule, pass: Pass) -> usize {
+    let entries = schedule.room();
+    match pass {
+        // Two words a slot, and two a merge.
+        Pass::Train => 2 + 2 * entries + 2 * entries.max(schedule.slots()),
+        _ => 1 + entries,
     }
 }

@@ -7,6 +7,16 @@ use crate::model::{Cell, Config, LinearRange};
 const BLOCK_UNITS: usize = 32;
 /// `k` of a stage of a product.
 const STAGE_K: usize = 32;
+/// Groups of 32 inputs of a block of the transposed product.
+const TRANSPOSED_GROUPS: usize = 4;
+/// Columns of a block of a weight's gradient.
+pub(super) const GRADIENT_COLUMNS: usize = 128;
+/// Rows of a weight's gradient between two additions to memory.
+const GRADIENT_WINDOW: usize = 2048;
+/// Most chunks of rows that a weight's gradient is cut into, and most numbers of all their partial sums where more than
+/// one is cut.
+const MOST_CHUNKS: usize = 32;
+const MOST_PARTIAL: usize = 1 << 25;
 /// Where each part of a buffer begins.
 pub(super) const ALIGNMENT: usize = 256;
 
@@ -31,6 +41,16 @@ impl Storage {
             Storage::F16 => "f16",
             Storage::Split => "split",
             Storage::Ffma => "ffma",
+        }
+    }
+
+    /// The name of the image of kernels of a pass with a way back; None where there is none.
+    pub(super) fn train_image(self) -> Option<&'static str> {
+        match self {
+            Storage::Bf16 => Some("train_bf16"),
+            Storage::F16 => None,
+            Storage::Split => Some("train_split"),
+            Storage::Ffma => Some("train_ffma"),
         }
     }
 
@@ -84,6 +104,25 @@ impl Storage {
         let stage = tile * row + STAGE_K * self.stride(gates) * self.element();
         (3 * tile * 4).next_multiple_of(128) + stages * self.planes() * stage
     }
+
+    /// The same of a transposed product.
+    pub(super) fn transposed_shared_bytes(self, tile: usize) -> usize {
+        self.shared_bytes(TRANSPOSED_GROUPS, tile)
+    }
+
+    /// Inputs of a block of a weight's gradient.
+    pub(super) fn gradient_inputs(self) -> usize {
+        if self == Storage::Bf16 { 128 } else { 64 }
+    }
+
+    /// The same of a weight's gradient: row numbers, and a ring of stages of 32 rows of inputs and of `dz`.
+    pub(super) fn gradient_shared_bytes(self) -> usize {
+        let stages = if self == Storage::Bf16 { 4 } else { 2 };
+        // A chunk of padding a row.
+        let row = |length: usize| length * self.element() + 16;
+        let stage = STAGE_K * (row(self.gradient_inputs()) + row(GRADIENT_COLUMNS));
+        4 * GRADIENT_WINDOW + stages * self.planes() * stage
+    }
 }
 
 /// The sizes of a model in a storage.
@@ -122,6 +161,11 @@ impl Sizes {
         }
     }
 
+    /// Numbers of the gradient of a layer's weights and bias, padded.
+    pub(super) fn gradient_numbers(&self, gates: usize, inputs: usize) -> usize {
+        (inputs + 1).saturating_mul(gates * self.units)
+    }
+
     /// Blocks of units.
     pub(super) fn unit_blocks(&self) -> usize {
         self.units.div_ceil(BLOCK_UNITS)
@@ -148,11 +192,31 @@ pub(super) struct Layer {
     pub elements: usize,
     /// Elements of the bias.
     pub bias_elements: usize,
+    /// The weights for the way back, if there is one.
+    pub transposed: Option<Transposed>,
+    /// Bytes of a row of `z`.
+    pub z_row: usize,
+}
+
+/// Where a layer's weights lie once more, transposed: `[blocks of 128 inputs][stages][planes][32 k][stride]`, `k` being
+/// the columns of `W`, each gate padded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transposed {
+    pub weights: usize,
+    /// Rows of one plane, times their length: a thread each.
+    pub elements: usize,
+    pub blocks: usize,
 }
 
 impl Layer {
     /// Places a layer at `end` of the buffer, and moves the end.
-    pub(super) fn place(sizes: &Sizes, from: &LinearRange, segments: usize, end: &mut usize) -> Self {
+    pub(super) fn place(
+        sizes: &Sizes,
+        from: &LinearRange,
+        segments: usize,
+        backward: bool,
+        end: &mut usize,
+    ) -> Self {
         let gates = from.columns / sizes.hidden;
         let segment = from.fan_in / segments;
         let padded = segment.next_multiple_of(16);
@@ -162,7 +226,53 @@ impl Layer {
         let weights = *end;
         let bias = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
         *end = (bias + 4 * bias_elements).next_multiple_of(ALIGNMENT);
-        Layer { from: from.clone(), weights, bias, gates, segments, segment, padded, elements, bias_elements }
+        let transposed = backward.then(|| {
+            let blocks = (segments * padded).div_ceil(TRANSPOSED_GROUPS * BLOCK_UNITS);
+            let stages = (gates * sizes.units).div_ceil(STAGE_K);
+            let elements = blocks * stages * STAGE_K * sizes.storage.stride(TRANSPOSED_GROUPS);
+            let weights = *end;
+            *end = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
+            Transposed { weights, elements, blocks }
+        });
+        Layer {
+            from: from.clone(),
+            weights,
+            bias,
+            gates,
+            segments,
+            segment,
+            padded,
+            elements,
+            bias_elements,
+            transposed,
+            z_row: sizes.storage.row_bytes(gates * sizes.units),
+        }
+    }
+}
+
+/// How the rows of a weight's gradient are cut: of nothing but their number and the model's sizes, so that its bits do
+/// not depend on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chunks {
+    /// Rows of one.
+    pub rows: usize,
+    pub count: usize,
+}
+
+impl Chunks {
+    /// Of so many rows, for a gradient of `numbers` numbers.
+    pub(super) fn of(rows: usize, numbers: usize) -> Self {
+        let chunk = rows.div_ceil(GRADIENT_WINDOW).div_ceil(Self::most(numbers)).max(1) * GRADIENT_WINDOW;
+        Chunks { rows: chunk, count: rows.div_ceil(chunk) }
+    }
+
+    /// Chunks that as many rows or fewer are cut into, at most.
+    pub(super) fn at_most(rows: usize, numbers: usize) -> usize {
+        rows.div_ceil(GRADIENT_WINDOW).min(Self::most(numbers))
+    }
+
+    fn most(numbers: usize) -> usize {
+        (MOST_PARTIAL / numbers.max(1)).clamp(1, MOST_CHUNKS)
     }
 }
 
@@ -177,6 +287,27 @@ mod tests {
         assert_eq!(Storage::Split.shared_bytes(5, 64), 768 + 2 * 3 * (64 * 64 + 32 * 168 * 2));
         assert_eq!(Storage::Ffma.shared_bytes(4, 64), 768 + 2 * (64 * 144 + 32 * 128 * 4));
         assert_eq!(Storage::F16.shared_bytes(1, 64), 768 + 4 * (64 * 64 + 32 * 40 * 2));
+        assert_eq!(Storage::Bf16.transposed_shared_bytes(128), 1536 + 4 * (128 * 64 + 32 * 136 * 2));
+        assert_eq!(Storage::Bf16.gradient_shared_bytes(), 8192 + 4 * 32 * (272 + 272));
+        assert_eq!(Storage::Split.gradient_shared_bytes(), 8192 + 2 * 3 * 32 * (144 + 272));
+        assert_eq!(Storage::Ffma.gradient_shared_bytes(), 8192 + 2 * 32 * (272 + 528));
+    }
+
+    #[test]
+    fn chunks_have_every_row_and_are_few() {
+        for numbers in [1, 655_360, 20 << 20, 1 << 30] {
+            let mut most = 0;
+            for rows in (1..40).chain([2047, 2048, 2049, 65_536, 65_537, 69_632, 1 << 20, (1 << 31) - 1]) {
+                let Chunks { rows: chunk, count } = Chunks::of(rows, numbers);
+                assert!(chunk.is_multiple_of(GRADIENT_WINDOW) && (count - 1) * chunk < rows);
+                assert!(rows <= count * chunk && count <= MOST_CHUNKS);
+                assert!(count == 1 || count * numbers <= MOST_PARTIAL);
+                assert!(count <= Chunks::at_most(rows, numbers) && most <= Chunks::at_most(rows, numbers));
+                most = Chunks::at_most(rows, numbers);
+            }
+        }
+        assert_eq!(Chunks::of(69_632, 1), Chunks { rows: 4096, count: 17 });
+        assert_eq!(Chunks::of(0, 1).count, 0);
     }
 
     #[test]
@@ -190,11 +321,15 @@ mod tests {
                 [(&layout.leaf, 1), (&layout.merge, 2), (&layout.unary[0], 1), (&layout.unary[1], 1)]
             {
                 let start = end;
-                let layer = Layer::place(&sizes, range, segments, &mut end);
+                let layer = Layer::place(&sizes, range, segments, true, &mut end);
+                let transposed = layer.transposed.expect("a way back");
                 assert_eq!((layer.weights, layer.segments * layer.segment), (start, range.fan_in));
                 assert!(layer.bias >= layer.weights + storage.row_bytes(layer.elements));
-                assert!(end >= layer.bias + 4 * layer.bias_elements);
-                assert_eq!((layer.weights % ALIGNMENT, layer.bias % ALIGNMENT), (0, 0));
+                assert!(transposed.weights >= layer.bias + 4 * layer.bias_elements);
+                assert!(end >= transposed.weights + storage.row_bytes(transposed.elements));
+                for at in [layer.weights, layer.bias, transposed.weights] {
+                    assert_eq!(at % ALIGNMENT, 0);
+                }
             }
         }
     }

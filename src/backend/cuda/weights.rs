@@ -1,13 +1,15 @@
 //! The weights of a model, packed: where each layer lies in one buffer, and the launches that fill it.
 
+use std::sync::Mutex;
+
 use cudarc::driver::{CudaSlice, CudaView};
 
 use super::Cuda;
 use super::arguments::{PackArguments, PackBiasArguments};
 use super::launch::{self, Span};
 use super::storage::{ALIGNMENT, Layer, Sizes};
-use crate::backend::Backend as _;
 use crate::backend::check::check_len;
+use crate::backend::{Backend as _, Pass};
 use crate::error::{Error, Result};
 use crate::model::{Config, Layout};
 
@@ -23,20 +25,54 @@ pub struct CudaWeights {
     /// Bytes at which `W_out`, `[H, O]`, and `b_out`, `[O]`, begin: f32 in every storage.
     pub(super) readout: [usize; 2],
     pub(super) buffer: CudaSlice<u8>,
+    /// Of weights with a way back.
+    pub(super) readout_partial: Option<ReadoutPartial>,
+}
+
+/// Partial sums of the read-out's gradient. Who enqueues it has them alone meanwhile: all runs on one stream.
+#[derive(Debug)]
+pub(super) struct ReadoutPartial {
+    /// Chunks that rows are cut into, at most.
+    pub chunks: usize,
+    /// `[chunks, (H + 1) * O]`.
+    pub sums: Mutex<CudaSlice<f32>>,
+}
+
+/// Numbers of the read-out's partial sums, at most, where more than one chunk is cut.
+const MOST_PARTIAL: usize = 1 << 22;
+
+impl ReadoutPartial {
+    fn new(cuda: &Cuda, config: &Config) -> Result<Self> {
+        let numbers = (config.hidden + 1) * config.output;
+        let chunks = (MOST_PARTIAL / numbers).clamp(1, 32);
+        Ok(ReadoutPartial { chunks, sums: Mutex::new(cuda.alloc(chunks * numbers)?) })
+    }
 }
 
 impl CudaWeights {
-    pub(super) fn new(cuda: &Cuda, config: &Config) -> Result<Self> {
+    pub(super) fn new(cuda: &Cuda, config: &Config, pass: Pass) -> Result<Self> {
         let layout = config.layout()?;
+        let backward = pass == Pass::Train;
         let sizes = Sizes::new(config, cuda.storage());
         let mut end = 0;
-        let leaf = Layer::place(&sizes, &layout.leaf, 1, &mut end);
-        let mut stages = vec![Layer::place(&sizes, &layout.merge, 2, &mut end)];
-        stages.extend(layout.unary.iter().map(|unary| Layer::place(&sizes, unary, 1, &mut end)));
+        let leaf = Layer::place(&sizes, &layout.leaf, 1, backward, &mut end);
+        let mut stages = vec![Layer::place(&sizes, &layout.merge, 2, backward, &mut end)];
+        let unary = |unary| Layer::place(&sizes, unary, 1, backward, &mut end);
+        stages.extend(layout.unary.iter().map(unary));
         let w = end;
         let b = (w + 4 * layout.readout.w.len()).next_multiple_of(ALIGNMENT);
         let buffer = cuda.alloc(b + 4 * layout.readout.b.len())?;
-        Ok(CudaWeights { config: config.clone(), layout, sizes, leaf, stages, readout: [w, b], buffer })
+        let readout_partial = backward.then(|| ReadoutPartial::new(cuda, config)).transpose()?;
+        Ok(CudaWeights {
+            config: config.clone(),
+            layout,
+            sizes,
+            leaf,
+            stages,
+            readout: [w, b],
+            buffer,
+            readout_partial,
+        })
     }
 
     /// Fills the buffer from the flat parameters.
@@ -65,6 +101,12 @@ impl CudaWeights {
                 padded: layer.padded as u32,
             };
             cuda.elementwise("pack weights", &kernels.pack, &arguments, layer.elements)?;
+            if let Some(transposed) = layer.transposed {
+                let bytes = sizes.storage.row_bytes(transposed.elements);
+                let arguments = PackArguments { packed: to.at(transposed.weights, bytes), ..arguments };
+                let pack = &cuda.training()?.kernels.pack_transposed;
+                cuda.elementwise("pack weights", pack, &arguments, transposed.elements)?;
+            }
             let arguments = PackBiasArguments {
                 b: flat(&layer.from.b),
                 packed: to.at(layer.bias, 4 * layer.bias_elements),

@@ -1,0 +1,307 @@
+//! The pass backward as launches: the steps in reverse, in chunks as forward, then the leaves, then the gradients of the
+//! weights.
+//!
+//! Of a chunk of a step: the last layer's gates, from the gradients that the readers of its state left in their places;
+//! layer by layer `dz` times the weights transposed, into the gates of the layer before; the merge's into its own places.
+//! `dz` takes the memory of `z`.
+
+use super::arguments::{
+    GatesBackward, GatherArguments, ReduceArguments, TokenGradientArguments, TransposedArguments,
+    WeightGradientArguments,
+};
+use super::backend::CudaInput;
+use super::frame::Frame;
+use super::kernels::Kind;
+use super::launch::Span;
+use super::plan::{List, MOST_ROWS};
+use super::regions::Kept;
+use super::storage::{Chunks, GRADIENT_COLUMNS, Layer, Sizes, Transposed};
+use super::training::TrainingKernels;
+use crate::error::{Error, Result};
+
+/// A pass backward at work.
+pub(super) struct Backward<'a> {
+    pub frame: &'a Frame<'a>,
+    pub kernels: &'a TrainingKernels,
+    pub kept: Kept,
+    /// `[output rows, H]`.
+    pub d_hidden: u64,
+    /// Flat.
+    pub gradient: Span,
+}
+
+/// The rows of a layer whose weights' gradient is taken.
+struct Operands {
+    input: u64,
+    /// The slots of a merge's states, else 0.
+    lists: [u64; 2],
+    dz: u64,
+    rows: usize,
+    /// Leaves whose dense input it is, else 0.
+    count: usize,
+}
+
+impl Backward<'_> {
+    /// Adds to the gradient, and to `d_input`, `[input rows, D]`, if there is one.
+    pub(super) fn run(&self, input: &CudaInput<'_>, d_input: Option<Span>) -> Result<()> {
+        let (frame, width) = (self.frame, self.frame.plan.width);
+        let steps: Vec<_> = frame.plan.steps().collect();
+        for &(first, merges) in steps.iter().rev() {
+            let (first, rows) = (first * width, merges * width);
+            for start in (0..rows).step_by(MOST_ROWS) {
+                self.step(first + start, MOST_ROWS.min(rows - start))?;
+            }
+        }
+        let gates = GatesBackward {
+            z: frame.z_leaf(&self.kept, 0),
+            c_in: 0,
+            left: 0,
+            right: 0,
+            dc: 0,
+            dc_places: 0,
+            width: width as u32,
+            first: 0,
+            rows: frame.plan.leaf_rows() as u32,
+            units: frame.sizes().units as u32,
+        };
+        self.gather(Kind::Leaf, gates, 0)?;
+        if let (CudaInput::Dense(_), Some(d_input)) = (input, d_input) {
+            self.d_input(gates, d_input)?;
+        }
+        match input {
+            CudaInput::Tokens(tokens) => {
+                let (tokens, _tokens) = Span::of(tokens, frame.cuda.stream());
+                self.token_gradient(tokens)?;
+            }
+            CudaInput::Dense(x) => {
+                let (x, _x) = Span::of(x, frame.cuda.stream());
+                for (first, count) in frame.input_chunks() {
+                    let input = frame.store_input(x, first, count)?;
+                    let dz = frame.z_leaf(&self.kept, first * width);
+                    let operands = Operands { input, lists: [0; 2], dz, rows: count * width, count };
+                    self.weight_gradient(&frame.weights.leaf, &operands)?;
+                }
+            }
+        }
+        let rows = frame.plan.merge_rows();
+        for (stage, layer) in frame.weights.stages.iter().enumerate() {
+            let (input, lists) = match stage {
+                0 => (frame.h, [List::Left, List::Right].map(|list| frame.list(list, 0))),
+                _ => (frame.stage(&self.kept, stage - 1, 0, rows)[0], [0; 2]),
+            };
+            let dz = frame.z(&self.kept, stage, 0, rows);
+            self.weight_gradient(layer, &Operands { input, lists, dz, rows, count: 0 })?;
+        }
+        Ok(())
+    }
+
+    /// Launch rows `first .. first + rows` of the pass's merges, through all stages.
+    fn step(&self, first: usize, rows: usize) -> Result<()> {
+        let Frame { plan, weights, cuda, .. } = self.frame;
+        let last = weights.stages.len() - 1;
+        let kind = |stage: usize| if stage == 0 { Kind::Merge } else { Kind::Unary };
+        self.gather(kind(last), self.gates(last, first, rows), plan.leaves)?;
+        for stage in (1..=last).rev() {
+            let (arguments, columns) =
+                self.transposed(&weights.stages[stage], self.frame.z(&self.kept, stage, first, rows))?;
+            let arguments =
+                TransposedArguments { gates: self.gates(stage - 1, first, rows), ..arguments };
+            let kernels = self.kernels.into_gates(plan.config.cell, kind(stage - 1));
+            cuda.tiled("run a layer backward", kernels, &arguments, columns, rows)?;
+        }
+        let (arguments, columns) =
+            self.transposed(&weights.stages[0], self.frame.z(&self.kept, 0, first, rows))?;
+        let row = 2 * 4 * self.frame.sizes().units;
+        let arguments = TransposedArguments {
+            gates: self.gates(0, first, rows),
+            h_places: self.frame.rows(self.kept.h_places, row, first, rows),
+            ..arguments
+        };
+        cuda.tiled("run a merge backward", &self.kernels.into_places, &arguments, columns, rows)
+    }
+
+    /// What the gates of a stage need for some of the merges' rows.
+    fn gates(&self, stage: usize, first: usize, rows: usize) -> GatesBackward {
+        let Frame { plan, workspace, .. } = *self.frame;
+        let Sizes { units, c_row, .. } = *self.frame.sizes();
+        let c_in = match stage {
+            0 => self.frame.c,
+            _ => self.frame.stage(&self.kept, stage - 1, first, rows)[1],
+        };
+        GatesBackward {
+            z: self.frame.z(&self.kept, stage, first, rows),
+            c_in,
+            left: self.frame.list(List::Left, 0),
+            right: self.frame.list(List::Right, 0),
+            dc: workspace.at(self.kept.dc, rows * c_row),
+            dc_places: workspace.at(self.kept.c_places, plan.merge_rows() * 2 * c_row),
+            width: plan.width as u32,
+            first: first as u32,
+            rows: rows as u32,
+            units: units as u32,
+        }
+    }
+
+    /// The gates of a layer whose state is read by others; the first entry of its list is slot `slot`.
+    fn gather(&self, kind: Kind, gates: GatesBackward, slot: usize) -> Result<()> {
+        let Frame { plan, cuda, workspace, .. } = *self.frame;
+        let Sizes { units, hidden, c_row, .. } = *self.frame.sizes();
+        let arguments = GatherArguments {
+            gates,
+            h_places: workspace.at(self.kept.h_places, plan.merge_rows() * 2 * 4 * units),
+            c_places: workspace.at(self.kept.c_places, plan.merge_rows() * 2 * c_row),
+            reader_starts: self.frame.list(List::ReaderStarts, 0),
+            readers: self.frame.list(List::Readers, 0),
+            output_of: self.frame.list(List::OutputOf, 0),
+            d_hidden: self.d_hidden,
+            slot: slot as u32,
+            outputs: plan.outputs as u32,
+            hidden_size: hidden as u32,
+        };
+        let kernel = self.kernels.gather(plan.config.cell, kind);
+        cuda.elementwise("gather gradients", kernel, &arguments, gates.rows as usize * (units / 4))
+    }
+
+    /// A layer's `dz` times its weights transposed, into nothing yet; and blocks of columns.
+    fn transposed(&self, layer: &Layer, dz: u64) -> Result<(TransposedArguments, usize)> {
+        let Frame { packed, .. } = self.frame;
+        let Sizes { storage, units, .. } = *self.frame.sizes();
+        let Some(Transposed { weights, elements, blocks }) = layer.transposed else {
+            return Err(Error::argument("weights", "those of a training pass", "those of inference"));
+        };
+        let nothing = GatesBackward {
+            z: 0,
+            c_in: 0,
+            left: 0,
+            right: 0,
+            dc: 0,
+            dc_places: 0,
+            width: 0,
+            first: 0,
+            rows: 0,
+            units: 0,
+        };
+        let arguments = TransposedArguments {
+            dz,
+            weights: packed.at(weights, storage.row_bytes(elements)),
+            k: (layer.gates * units) as u32,
+            columns: (layer.segments * layer.padded) as u32,
+            gates: nothing,
+            h_places: 0,
+            d_input: 0,
+            count: 0,
+            input_size: 0,
+        };
+        Ok((arguments, blocks))
+    }
+
+    /// `dz` of the leaves, into the gradient of the dense input.
+    fn d_input(&self, gates: GatesBackward, d_input: Span) -> Result<()> {
+        let Frame { plan, cuda, weights, .. } = self.frame;
+        let all = plan.leaf_rows();
+        let d_input = d_input.at(0, 4 * all * plan.config.input);
+        for first in (0..all).step_by(MOST_ROWS) {
+            let rows = MOST_ROWS.min(all - first);
+            let (arguments, columns) =
+                self.transposed(&weights.leaf, self.frame.z_leaf(&self.kept, first))?;
+            let arguments = TransposedArguments {
+                gates: GatesBackward { first: first as u32, rows: rows as u32, ..gates },
+                d_input,
+                count: plan.leaves as u32,
+                input_size: plan.config.input as u32,
+                ..arguments
+            };
+            let kernels = &self.kernels.into_input;
+            cuda.tiled("find the input's gradient", kernels, &arguments, columns, rows)?;
+        }
+        Ok(())
+    }
+
+    /// Where the partial sums of a layer's `inputs` rows of weights lie, and of its bias.
+    fn partial(&self, layer: &Layer, chunks: usize, inputs: usize) -> [u64; 2] {
+        let n = layer.gates * self.frame.sizes().units;
+        let w = 4 * chunks * inputs * n;
+        let Frame { workspace, .. } = self.frame;
+        [workspace.at(self.kept.partial, w), workspace.at(self.kept.partial + w, 4 * chunks * n)]
+    }
+
+    /// Chunks of a layer's rows, whichever its input.
+    fn chunks(&self, layer: &Layer, rows: usize) -> Chunks {
+        Chunks::of(rows, self.frame.sizes().gradient_numbers(layer.gates, layer.segments * layer.padded))
+    }
+
+    fn weight_gradient(&self, layer: &Layer, operands: &Operands) -> Result<()> {
+        let Frame { plan, cuda, .. } = self.frame;
+        let &Operands { input, lists: [left, right], dz, rows, count } = operands;
+        let n = layer.gates * self.frame.sizes().units;
+        let chunks = self.chunks(layer, rows);
+        let [w, b] = self.partial(layer, chunks.count, layer.segments * layer.padded);
+        let arguments = WeightGradientArguments {
+            input,
+            left,
+            right,
+            dz,
+            w,
+            b,
+            width: plan.width as u32,
+            rows: rows as u32,
+            count: count as u32,
+            segment: layer.padded as u32,
+            segments: layer.segments as u32,
+            n: n as u32,
+            chunk: chunks.rows as u32,
+        };
+        let inputs = layer.segments * layer.padded.div_ceil(self.frame.sizes().storage.gradient_inputs());
+        let blocks = [n.div_ceil(GRADIENT_COLUMNS), inputs, chunks.count];
+        let kernel = &self.kernels.weight_gradient;
+        let action = "find a weight's gradient";
+        cuda.launch(action, &kernel.function, &arguments, blocks, 128, kernel.shared)?;
+        self.reduce(layer, chunks.count, layer.padded)
+    }
+
+    fn token_gradient(&self, tokens: Span) -> Result<()> {
+        let Frame { plan, cuda, weights, .. } = self.frame;
+        let (layer, rows) = (&weights.leaf, plan.leaf_rows());
+        let n = layer.gates * self.frame.sizes().units;
+        let chunks = self.chunks(layer, rows);
+        let [w, b] = self.partial(layer, chunks.count, layer.segment);
+        let arguments = TokenGradientArguments {
+            tokens: tokens.at(0, 4 * rows),
+            dz: self.frame.z_leaf(&self.kept, 0),
+            w,
+            b,
+            width: plan.width as u32,
+            rows: rows as u32,
+            count: plan.leaves as u32,
+            vocabulary: layer.segment as u32,
+            n: n as u32,
+            chunk: chunks.rows as u32,
+        };
+        let blocks = [layer.segment + 1, (n / 4).div_ceil(128), chunks.count];
+        let kernel = &self.kernels.token_gradient;
+        cuda.launch("find the tokens' gradient", kernel, &arguments, blocks, 128, 0)?;
+        self.reduce(layer, chunks.count, layer.segment)
+    }
+
+    /// Adds the chunks, whose segments are `padded` rows apart, to the flat gradient.
+    fn reduce(&self, layer: &Layer, chunks: usize, padded: usize) -> Result<()> {
+        let Sizes { units, hidden, .. } = *self.frame.sizes();
+        let [partial_w, partial_b] = self.partial(layer, chunks, layer.segments * padded);
+        let flat = |range: &std::ops::Range<usize>| self.gradient.at(4 * range.start, 4 * range.len());
+        let arguments = ReduceArguments {
+            partial_w,
+            partial_b,
+            w: flat(&layer.from.w),
+            b: flat(&layer.from.b),
+            chunks: chunks as u32,
+            segments: layer.segments as u32,
+            segment: layer.segment as u32,
+            padded: padded as u32,
+            gates: layer.gates as u32,
+            units: units as u32,
+            hidden_size: hidden as u32,
+        };
+        let elements = (layer.from.fan_in + 1) * layer.from.columns;
+        self.frame.cuda.elementwise("add a gradient", &self.kernels.reduce, &arguments, elements)
+    }
+}

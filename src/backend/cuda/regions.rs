@@ -1,0 +1,173 @@
+//! Where each matrix of a pass lies in its workspace; knows no address.
+
+use super::plan::{CudaPlan, MOST_ROWS};
+use super::storage::{ALIGNMENT, Chunks, Sizes};
+use crate::backend::Pass;
+
+/// Bytes of dense input that are brought into the storage at a time.
+const MOST_INPUT: usize = 16 << 20;
+
+/// Where each matrix begins in a workspace, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Regions {
+    pub h: usize,
+    pub c: usize,
+    /// `h` between two stages of a step, where it is not kept.
+    pub between: [usize; 2],
+    /// Of a pass with a way back.
+    pub kept: Option<Kept>,
+    /// Dense input in the storage. It lies where `between` will, or the places: leaves run before the first step, and the
+    /// gradient of their weights is taken when every place has been read.
+    pub input: usize,
+    pub end: usize,
+}
+
+/// What only a pass with a way back has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// `h` and `c` after each stage but the last, `[R, merge rows]` rows of a state.
+    pub stage_h: usize,
+    pub stage_c: usize,
+    /// `z`, then `dz`, of the leaves, the merges, and `[R, merge rows]` of the unary layers.
+    pub z_leaf: usize,
+    pub z_merge: usize,
+    pub z_unary: usize,
+    /// Gradient of `c` between two stages of a step, `[rows of a chunk, units]` f32.
+    pub dc: usize,
+    /// Partial sums of the gradient of one layer's weights, f32.
+    pub partial: usize,
+    /// Each merge's gradients of its two states, `[merge rows, 2 * units]` f32.
+    pub h_places: usize,
+    pub c_places: usize,
+}
+
+impl CudaPlan {
+    /// Leaves, all lanes of each, whose dense input is brought into the storage at a time.
+    pub(super) fn leaves_at_once(&self) -> usize {
+        (self.input_rows_at_once() / self.width.max(1)).clamp(1, self.leaves.max(1))
+    }
+
+    /// Rows that a chunk of dense input may have: those of one leaf at least.
+    fn input_rows_at_once(&self) -> usize {
+        (MOST_INPUT / self.sizes.input_row).clamp(1, MOST_ROWS).max(self.width)
+    }
+
+    /// Where the matrices lie; every end is saturated where it overflows, and grows with every size of the schedule.
+    pub(super) fn regions(&self) -> Regions {
+        let Sizes { storage, units, h_row, c_row, input_row, .. } = self.sizes;
+        let (cell, unary) = (self.config.cell, self.config.unary_layers);
+        let bytes = |rows: usize, row: usize| {
+            rows.saturating_mul(row).checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
+        };
+        let mut end = 0usize;
+        let mut take = |rows: usize, row: usize| {
+            let start = end;
+            end = end.saturating_add(bytes(rows, row));
+            start
+        };
+        let widest = self.steps().map(|(_, merges)| merges).max().unwrap_or(0) * self.width;
+        let chunk = widest.min(MOST_ROWS);
+        // Streams keep their states in an arena.
+        let rows = if self.pass == Pass::Stream { 0 } else { self.slots * self.width };
+        let (h, c) = (take(rows, h_row), take(rows, c_row));
+        let (between, kept, input);
+        if self.pass == Pass::Train {
+            let (merges, leaves) = (self.merge_rows(), self.leaf_rows());
+            let kept_rows = merges.saturating_mul(unary);
+            let z_row = |states| storage.row_bytes(cell.gates(states) * units);
+            let places = Kept {
+                stage_h: take(kept_rows, h_row),
+                stage_c: take(kept_rows, c_row),
+                z_leaf: take(leaves, z_row(0)),
+                z_merge: take(merges, z_row(2)),
+                z_unary: take(kept_rows, z_row(1)),
+                dc: take(chunk, c_row),
+                partial: take(self.partial_numbers(), 4),
+                h_places: take(merges, 2 * 4 * units),
+                c_places: take(merges, 2 * c_row),
+            };
+            (between, kept, input) = ([0; 2], Some(places), places.h_places);
+        } else {
+            between = [1, 2].map(|layers| take(if unary >= layers { chunk } else { 0 }, h_row));
+            (kept, input) = (None, between[0]);
+        }
+        let input_end =
+            input.saturating_add(bytes(self.leaf_rows().min(self.input_rows_at_once()), input_row));
+        Regions { h, c, between, kept, input, end: end.max(input_end) }
+    }
+
+    /// Numbers of the partial sums of the layer that has most.
+    fn partial_numbers(&self) -> usize {
+        let Sizes { units, padded_input, .. } = self.sizes;
+        let (cell, unary) = (self.config.cell, self.config.unary_layers);
+        let layers = [
+            (self.leaf_rows(), cell.gates(0), padded_input),
+            (self.merge_rows(), cell.gates(2), 2 * units),
+            (if unary > 0 { self.merge_rows() } else { 0 }, cell.gates(1), units),
+        ];
+        let numbers = layers.map(|(rows, gates, inputs)| {
+            let numbers = self.sizes.gradient_numbers(gates, inputs);
+            Chunks::at_most(rows, numbers).saturating_mul(numbers)
+        });
+        numbers.into_iter().max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::Cuda;
+    use crate::model::Config;
+    use crate::random::{Purpose, Random};
+    use crate::tree::{Outputs, Planner, Rows, Schedule};
+
+    #[test]
+    fn what_is_made_for_the_largest_batch_does_for_all() {
+        if !std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
+            virtual_gpu::load().expect("the virtual GPU was built with the tests");
+        }
+        let cuda = Cuda::new(0).expect("a device");
+        let (most_batch, most_time) = (9, 40);
+        for (input, unary, outputs) in [
+            (3, 0, Outputs::Last),
+            (3, 1, Outputs::All),
+            (40_000, 2, Outputs::LastN(2)),
+            (1, 2, Outputs::At(vec![0])),
+        ] {
+            let config = Config::new(input, 20, 2).unary_layers(unary);
+            let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
+            let mut padded = |schedule: &mut Schedule, batch, time| {
+                planner.padded(schedule, batch, time, &outputs, Rows::Reuse).expect("a schedule");
+            };
+            padded(&mut schedule, most_batch, most_time);
+            let mut plan = CudaPlan::new(&cuda, &config, Pass::Infer, &schedule).expect("a plan");
+            let mut most = plan.regions().end;
+            let mut ragged = Planner::new();
+            ragged
+                .ragged(&mut schedule, &vec![most_time; most_batch], &outputs, Rows::Reuse)
+                .expect("a schedule");
+            plan.fill(&cuda, &schedule).expect("a plan");
+            most = most.max(plan.regions().end);
+            let words = plan.lists.len();
+            let mut random = Random::new(3, Purpose::Show, input as u64, unary as u32);
+            for _ in 0..200 {
+                let lengths: Vec<usize> = (0..=random.below(most_batch as u32))
+                    .take(most_batch)
+                    .map(|_| 2 + random.below(most_time as u32 - 1) as usize)
+                    .collect();
+                if random.below(2) == 0 {
+                    padded(&mut schedule, lengths.len(), lengths[0]);
+                } else {
+                    ragged.ragged(&mut schedule, &lengths, &outputs, Rows::Reuse).expect("a schedule");
+                }
+                plan.fill(&cuda, &schedule).expect("a plan");
+                let bytes = plan.regions().end;
+                assert!(bytes <= most, "{bytes} bytes for {lengths:?}, {most} for the largest");
+                assert_eq!(plan.lists.len(), words, "lists grew for {lengths:?}");
+                // No chunk of dense input is larger than its place.
+                let chunk = plan.leaves_at_once() * plan.width * plan.sizes.input_row;
+                assert!(plan.regions().input + chunk <= bytes);
+            }
+        }
+    }
+}

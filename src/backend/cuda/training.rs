@@ -1,0 +1,110 @@
+//! What only a training device has: the kernels of the way back, of the losses and of Adam, loaded when they are first
+//! asked for, so that a program that only runs models does without. Launches nothing.
+
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaSlice};
+
+use super::driver::Device;
+use super::kernels::{ByTile, Cells, Kind, Module, Tile, TiledKernel, index};
+use super::storage::Storage;
+use crate::error::{Error, Result};
+use crate::model::Cell;
+
+/// Blocks that sum the squares of a gradient, as the kernel has it.
+pub(super) const NORM_BLOCKS: usize = 256;
+/// Bytes of what Adam's three launches tell each other: those sums in f64, then four f32.
+pub(super) const ADAM_BYTES: usize = 8 * NORM_BLOCKS + 4 * 4;
+
+/// The kernels, and Adam's few bytes of memory.
+#[derive(Debug)]
+pub(super) struct Training {
+    pub kernels: TrainingKernels,
+    /// Who enqueues an update has it alone meanwhile: all runs on one stream.
+    pub adam: Mutex<CudaSlice<u8>>,
+}
+
+/// Every kernel that a pass with a way back has beside those of a pass forward.
+#[derive(Debug)]
+pub(super) struct TrainingKernels {
+    /// Layers that keep `z`.
+    pub cells: Cells,
+    /// By cell and kind.
+    gather: [[CudaFunction; 3]; 2],
+    /// By cell and kind; the leaf has none.
+    into_gates: [[ByTile; 2]; 2],
+    pub into_places: ByTile,
+    pub into_input: ByTile,
+    pub weight_gradient: TiledKernel,
+    pub token_gradient: CudaFunction,
+    pub reduce: CudaFunction,
+    pub pack_transposed: CudaFunction,
+    pub readout_d_hidden: CudaFunction,
+    pub readout_gradient: CudaFunction,
+    pub readout_reduce: CudaFunction,
+    pub cross_entropy: CudaFunction,
+    pub cross_entropy_backward: CudaFunction,
+    pub square_sums: CudaFunction,
+    pub decide: CudaFunction,
+    pub update: CudaFunction,
+}
+
+impl TrainingKernels {
+    pub(super) fn load(
+        context: &Arc<CudaContext>,
+        device: &Device,
+        storage: Storage,
+        image: &str,
+    ) -> Result<Self> {
+        let module = Module::load(context, device, image)?;
+        let readout = Module::load(context, device, "readout")?;
+        let loss = Module::load(context, device, "loss")?;
+        let adam = Module::load(context, device, "adam")?;
+        let most = if storage == Storage::Bf16 { Tile::Rows128 } else { Tile::Rows64 };
+        let transposed = |name: &str| module.by_tile(name, most, |tile| storage.transposed_shared_bytes(tile));
+        let gather =
+            |cell: Cell, kind: Kind| module.function(&format!("gather_{}_{}", kind.name(), cell.name()));
+        let gathers = |cell| {
+            let [leaf, merge, unary] = Kind::ALL;
+            Ok([gather(cell, leaf)?, gather(cell, merge)?, gather(cell, unary)?])
+        };
+        let into = |cell: Cell| {
+            let [merge, unary] = ["merge", "unary"].map(|kind| format!("into_{kind}_{}", cell.name()));
+            Ok([transposed(&merge)?, transposed(&unary)?])
+        };
+        let shared = storage.gradient_shared_bytes();
+        let weight_gradient = module.tiled("weight_gradient", shared)?.ok_or_else(|| Error::Unavailable {
+            what: format!("training on {}", device.name),
+            why: format!("sm_{} has too little shared memory: {shared} bytes are needed", device.chip),
+        })?;
+        Ok(TrainingKernels {
+            cells: Cells::load(&module, storage, most)?,
+            gather: [gathers(Cell::Lstm)?, gathers(Cell::Rnn)?],
+            into_gates: [into(Cell::Lstm)?, into(Cell::Rnn)?],
+            into_places: transposed("into_places")?,
+            into_input: transposed("into_input")?,
+            weight_gradient,
+            token_gradient: module.function("token_gradient")?,
+            reduce: module.function("reduce")?,
+            pack_transposed: module.function("pack_transposed")?,
+            readout_d_hidden: readout.function("readout_d_hidden")?,
+            readout_gradient: readout.function("readout_gradient")?,
+            readout_reduce: readout.function("readout_reduce")?,
+            cross_entropy: loss.function("cross_entropy")?,
+            cross_entropy_backward: loss.function("cross_entropy_backward")?,
+            square_sums: adam.function("square_sums")?,
+            decide: adam.function("decide")?,
+            update: adam.function("update")?,
+        })
+    }
+
+    /// A layer's gates, after the gradients of its state were gathered.
+    pub(super) fn gather(&self, cell: Cell, kind: Kind) -> &CudaFunction {
+        &self.gather[index(cell)][kind as usize]
+    }
+
+    /// `dz` of the layer above into the gates of a merge or unary layer.
+    pub(super) fn into_gates(&self, cell: Cell, kind: Kind) -> &ByTile {
+        &self.into_gates[index(cell)][usize::from(kind == Kind::Unary)]
+    }
+}
