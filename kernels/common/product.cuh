@@ -179,6 +179,9 @@ __device__ inline void multiply_add_planes(float (&z0)[4], float (&z1)[4], const
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             z0[i] = __fadd_rn(z0[i], sum[0][i]);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
             z1[i] = __fadd_rn(z1[i], sum[1][i]);
         }
     }

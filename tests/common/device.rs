@@ -26,6 +26,9 @@ impl Storage {
     /// Those with tiles of 128 rows beside those of 64.
     pub const TILED: [Storage; 3] = [Storage::Bf16, Storage::F16, Storage::Split];
 
+    /// Those that models can be trained in.
+    pub const TRAINED: [Storage; 3] = [Storage::Bf16, Storage::Split, Storage::Ffma];
+
     /// What storing does to a number.
     pub fn round(self) -> fn(f64) -> f64 {
         match self {
@@ -42,6 +45,16 @@ impl Storage {
             Storage::Bf16 => 2e-2,
             Storage::F16 => 5e-3,
             Storage::Split | Storage::Ffma => 1e-4,
+        }
+    }
+
+    /// The relative error in norm of the gradient of a parameter, at most: [`Tolerances::cuda`] says why.
+    ///
+    /// [`Tolerances::cuda`]: pr_lstm::verify::Tolerances::cuda
+    pub fn gradient_tolerance(self) -> f64 {
+        match self {
+            Storage::Bf16 => 5e-2,
+            _ => self.tolerance(),
         }
     }
 

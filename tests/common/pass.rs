@@ -4,20 +4,28 @@ use pr_lstm::backend::{Backend, Input, Pass};
 use pr_lstm::tree::{Planner, Rows, Schedule};
 use pr_lstm::{Config, Error, Outputs};
 
-use super::Batch;
+use super::{Batch, Trained};
 
 /// Every byte of poisoned memory: a NaN in f32, in bf16 and in f16, a token and a slot that no model has.
 pub const POISON: u8 = 0xff;
 
 /// A schedule for sequences of these lengths: padded where they are equal, else ragged.
 pub fn schedule(lengths: &[usize], outputs: &Outputs) -> Schedule {
-    if lengths.iter().any(|&length| length != lengths[0]) {
-        return ragged(lengths, outputs);
-    }
+    schedule_of(lengths, outputs, Rows::Reuse)
+}
+
+/// The same for a pass with a way back.
+pub fn kept(lengths: &[usize], outputs: &Outputs) -> Schedule {
+    schedule_of(lengths, outputs, Rows::Keep)
+}
+
+fn schedule_of(lengths: &[usize], outputs: &Outputs, rows: Rows) -> Schedule {
     let mut schedule = Schedule::default();
-    Planner::new()
-        .padded(&mut schedule, lengths.len(), lengths[0], outputs, Rows::Reuse)
-        .expect("a schedule");
+    match lengths.iter().all(|&length| length == lengths[0]) {
+        true => Planner::new().padded(&mut schedule, lengths.len(), lengths[0], outputs, rows),
+        false => Planner::new().ragged(&mut schedule, lengths, outputs, rows),
+    }
+    .expect("a schedule");
     schedule
 }
 
@@ -65,7 +73,16 @@ pub struct Runner<B: Backend> {
 impl<B: Backend> Runner<B> {
     /// Packs the parameters, flat.
     pub fn new(backend: &B, config: &Config, flat: &[f32]) -> Self {
-        let mut weights = backend.weights(config, Pass::Infer).expect("weights");
+        Runner::of(backend, config, flat, Pass::Infer)
+    }
+
+    /// The same for passes with a way back.
+    pub fn training(backend: &B, config: &Config, flat: &[f32]) -> Self {
+        Runner::of(backend, config, flat, Pass::Train)
+    }
+
+    fn of(backend: &B, config: &Config, flat: &[f32], pass: Pass) -> Self {
+        let mut weights = backend.weights(config, pass).expect("weights");
         let parameters = on_device(backend, flat);
         backend.pack(backend.view(&parameters, 0, flat.len()), &mut weights).expect("packed weights");
         backend.wait().expect("packed weights");
@@ -110,19 +127,8 @@ impl<B: Backend> Runner<B> {
         let filled = f32::from_bits(u32::from_ne_bytes([fill; 4]));
         let mut hidden = on_device(backend, &vec![filled; rows * self.config.hidden]);
         let mut logits = on_device(backend, &vec![filled; rows * self.config.output]);
-        let (tokens, dense);
-        let input = match batch {
-            Batch::Tokens(sequences) => {
-                let host = sequences.concat();
-                tokens = on_device(backend, &host);
-                Input::Tokens(backend.view(&tokens, 0, host.len()))
-            }
-            Batch::Dense(sequences, _) => {
-                let host = sequences.concat();
-                dense = on_device(backend, &host);
-                Input::Dense(backend.view(&dense, 0, host.len()))
-            }
-        };
+        let buffer = InputBuffer::new(backend, batch);
+        let input = buffer.input(backend);
         let (hidden_len, logits_len) = (rows * self.config.hidden, rows * self.config.output);
         let workspace = backend.view_mut(&mut workspace, 0, bytes);
         backend.scan(&self.weights, plan, input, workspace, backend.view_mut(&mut hidden, 0, hidden_len))?;
@@ -132,6 +138,94 @@ impl<B: Backend> Runner<B> {
         backend.download(backend.view(&hidden, 0, hidden_len), &mut scanned.hidden)?;
         backend.download(backend.view(&logits, 0, logits_len), &mut scanned.logits)?;
         Ok(scanned)
+    }
+
+    /// A pass forward and back over memory that was poisoned before, `times` times into the same gradients.
+    pub fn train(&self, schedule: &Schedule, batch: &Batch, d_logits: &[f32], times: usize) -> Trained {
+        let Runner { backend, config, weights } = self;
+        let plan = backend.plan(config, schedule, Pass::Train).expect("a plan");
+        let rows = schedule.outputs().len() * schedule.width();
+        let (hidden_len, logits_len) = (rows * config.hidden, rows * config.output);
+        assert_eq!(d_logits.len(), logits_len);
+        let bytes = backend.workspace_bytes(&plan);
+        let buffer = InputBuffer::new(backend, batch);
+        let d_logits = on_device(backend, d_logits);
+        let parameters = config.layout().expect("a layout").len();
+        let mut gradient = backend.alloc(parameters).expect("device memory");
+        let inputs = match buffer {
+            InputBuffer::Tokens(..) => 0,
+            InputBuffer::Dense(_, len) => len,
+        };
+        let mut d_input = backend.alloc(inputs).expect("device memory");
+        let mut hidden = on_device(backend, &vec![f32::NAN; hidden_len]);
+        let mut logits = on_device(backend, &vec![f32::NAN; logits_len]);
+        for _ in 0..times {
+            let mut workspace = on_device(backend, &vec![POISON; bytes]);
+            let mut d_hidden = backend.alloc(hidden_len).expect("device memory");
+            let to = backend.view_mut(&mut hidden, 0, hidden_len);
+            let workspace_view = backend.view_mut(&mut workspace, 0, bytes);
+            let input = buffer.input(backend);
+            backend.scan(weights, &plan, input, workspace_view, to).expect("a pass forward");
+            let to = backend.view_mut(&mut logits, 0, logits_len);
+            backend.readout(weights, backend.view(&hidden, 0, hidden_len), to).expect("a read-out");
+            backend
+                .readout_backward(
+                    weights,
+                    backend.view(&hidden, 0, hidden_len),
+                    backend.view(&d_logits, 0, logits_len),
+                    backend.view_mut(&mut d_hidden, 0, hidden_len),
+                    backend.view_mut(&mut gradient, 0, parameters),
+                )
+                .expect("a read-out backward");
+            let d_hidden = backend.view(&d_hidden, 0, hidden_len);
+            let to = backend.view_mut(&mut gradient, 0, parameters);
+            let d_input = (inputs > 0).then(|| backend.view_mut(&mut d_input, 0, inputs));
+            let workspace_view = backend.view_mut(&mut workspace, 0, bytes);
+            let input = buffer.input(backend);
+            backend
+                .scan_backward(weights, &plan, input, workspace_view, d_hidden, to, d_input)
+                .expect("a pass backward");
+            backend.wait().expect("a pass forward and back");
+        }
+        let read = |buffer: &B::Buffer<f32>, len: usize| {
+            let mut host = vec![0.0; len];
+            backend.download(backend.view(buffer, 0, len), &mut host).expect("a download");
+            host
+        };
+        Trained {
+            hidden: read(&hidden, hidden_len),
+            logits: read(&logits, logits_len),
+            gradients: read(&gradient, parameters),
+            d_input: read(&d_input, inputs),
+        }
+    }
+}
+
+/// A batch's input in device memory.
+enum InputBuffer<B: Backend> {
+    Tokens(B::Buffer<u32>, usize),
+    Dense(B::Buffer<f32>, usize),
+}
+
+impl<B: Backend> InputBuffer<B> {
+    fn new(backend: &B, batch: &Batch) -> Self {
+        match batch {
+            Batch::Tokens(sequences) => {
+                let host = sequences.concat();
+                InputBuffer::Tokens(on_device(backend, &host), host.len())
+            }
+            Batch::Dense(sequences, _) => {
+                let host = sequences.concat();
+                InputBuffer::Dense(on_device(backend, &host), host.len())
+            }
+        }
+    }
+
+    fn input(&self, backend: &B) -> Input<'_, B> {
+        match self {
+            InputBuffer::Tokens(buffer, len) => Input::Tokens(backend.view(buffer, 0, *len)),
+            InputBuffer::Dense(buffer, len) => Input::Dense(backend.view(buffer, 0, *len)),
+        }
     }
 }
 

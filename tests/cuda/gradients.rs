@@ -1,0 +1,316 @@
+//! Gradients of every parameter and of dense input: against the oracle over random shapes and corners, and against
+//! themselves where equal bits are promised. Memory is poisoned before every pass.
+
+use pr_lstm::model::Cell;
+use pr_lstm::random::Random;
+use pr_lstm::{Config, Outputs, reference};
+
+use crate::common::device::{Device, Storage};
+use crate::common::{
+    Batch, Runner, Trained, assert_same_bits, between, distance, kept, lengths, narrow, normals, parameters,
+    random, widen, worst_parameter,
+};
+
+/// A model, a batch, and the gradient of the logits.
+struct Case {
+    what: String,
+    config: Config,
+    flat: Vec<f32>,
+    batch: Batch,
+    outputs: Outputs,
+    d_logits: Vec<f32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    cell: Cell,
+    layers: usize,
+    hidden: usize,
+    batch: usize,
+    /// At least 2 for the last two outputs.
+    time: usize,
+    input: usize,
+    dense: bool,
+    ragged: bool,
+    /// 0: all, 1: the last, 2: the last two.
+    outputs: usize,
+}
+
+const BASE: Shape = Shape {
+    cell: Cell::Lstm,
+    layers: 1,
+    hidden: 16,
+    batch: 5,
+    time: 9,
+    input: 3,
+    dense: true,
+    ragged: false,
+    outputs: 0,
+};
+
+impl Case {
+    fn draw(seed: u64, shape: Shape) -> Case {
+        let mut random = random(seed);
+        let config = Config::new(shape.input, shape.hidden, between(&mut random, 1, 5));
+        let config = config.cell(shape.cell).unary_layers(shape.layers);
+        let mut lengths = match shape.ragged {
+            true => lengths(&mut random, shape.batch, shape.time),
+            false => vec![shape.time; shape.batch],
+        };
+        let outputs = [Outputs::All, Outputs::Last, Outputs::LastN(2)][shape.outputs].clone();
+        lengths.iter_mut().for_each(|length| *length = (*length).max(shape.outputs));
+        let batch = match shape.dense {
+            true => Batch::dense(&mut random, &lengths, shape.input),
+            false => Batch::tokens(&mut random, &lengths, shape.input),
+        };
+        let flat = narrow(&parameters(&config, &mut random, 1.0));
+        let rows: usize = lengths.iter().map(|&length| outputs.count(length)).sum();
+        let d_logits = narrow(&normals(&mut random, rows * config.output, 1.0));
+        Case { what: format!("seed {seed}, {shape:?}"), config, flat, batch, outputs, d_logits }
+    }
+
+    fn random(seed: u64) -> Case {
+        let mut random = random(seed);
+        let time = between(&mut random, 2, 20);
+        let shape = Shape {
+            cell: [Cell::Lstm, Cell::Lstm, Cell::Rnn][between(&mut random, 0, 2)],
+            layers: between(&mut random, 0, 2),
+            hidden: between(&mut random, 1, 70),
+            batch: between(&mut random, 4, 90 / time),
+            time,
+            input: between(&mut random, 1, 40),
+            dense: random.below(2) == 0,
+            ragged: random.below(2) == 0,
+            outputs: between(&mut random, 0, 2),
+        };
+        Case::draw(seed, shape)
+    }
+
+    fn train(&self, runner: &Runner<pr_lstm::Cuda>) -> Trained {
+        runner.train(&kept(&self.batch.lengths(), &self.outputs), &self.batch, &self.d_logits, 1)
+    }
+
+    /// Gradients of parameters and input, by an oracle that rounds as the storage does. They pass through the rounding.
+    fn expected(&self, storage: Storage) -> [Vec<f64>; 2] {
+        let exact = reference::Parameters::from_flat(&self.config, &self.flat).unwrap();
+        let readout = exact.readout.clone();
+        let weights = reference::Parameters { readout, ..exact.round_weights(storage.round()) };
+        let model = reference::Model::new(&self.config, weights).unwrap().round_hidden(storage.round());
+        let round = |rows: &Vec<f32>| widen(rows).into_iter().map(storage.round()).collect();
+        let input = match &self.batch {
+            Batch::Tokens(sequences) => reference::Input::Tokens(sequences.clone()),
+            Batch::Dense(sequences, _) => reference::Input::Dense(sequences.iter().map(round).collect()),
+        };
+        let positions: Vec<Vec<usize>> = self
+            .batch
+            .lengths()
+            .into_iter()
+            .map(|time| (0..self.outputs.count(time)).map(|j| self.outputs.position(time, j)).collect())
+            .collect();
+        let pass = model.forward_at(&input, &positions).unwrap();
+        let gradients = model.backward(&pass, &widen(&self.d_logits)).unwrap();
+        [gradients.parameters.to_flat(), gradients.input.unwrap_or_default()]
+    }
+}
+
+/// Runs the cases on every path that trains; prints the worst errors.
+fn check(cases: &[Case]) {
+    let expected: Vec<[[Vec<f64>; 2]; 2]> = cases
+        .iter()
+        .map(|case| [Storage::Bf16, Storage::Split].map(|storage| case.expected(storage)))
+        .collect();
+    let device = Device::take();
+    for (storage, index) in Storage::TRAINED.into_iter().zip([0, 1, 1]) {
+        let backend = device.backend(storage);
+        let most = storage.gradient_tolerance();
+        let (mut worst, mut wrong) = ((0.0f64, String::new(), 0.0f64), Vec::new());
+        for (case, expected) in cases.iter().zip(&expected) {
+            let [parameters, input] = &expected[index];
+            let found = case.train(&Runner::training(&backend, &case.config, &case.flat));
+            let (error, name) = worst_parameter(&case.config, &widen(&found.gradients), parameters);
+            let by_input = if input.is_empty() { 0.0 } else { distance(&widen(&found.d_input), input) };
+            // NaN is not within the tolerance.
+            if !(error <= most && by_input <= most) {
+                wrong.push(format!("{}, {name}: {error:e}, input: {by_input:e}", case.what));
+            }
+            if error > worst.0 {
+                (worst.0, worst.1) = (error, name);
+            }
+            worst.2 = worst.2.max(by_input);
+        }
+        println!("{storage:?}: {:.1e} at {}, input {:.1e}", worst.0, worst.1, worst.2);
+        assert!(wrong.is_empty(), "{storage:?}: {wrong:#?}");
+        assert!(worst.0 > 0.0 && worst.2 > 0.0, "{storage:?} is never exact");
+    }
+}
+
+#[test]
+fn random_shapes_follow_the_oracle() {
+    let cases: Vec<Case> = (0..24).map(|case| Case::random(2000 + case)).collect();
+    cases.iter().for_each(|case| println!("{}", case.what));
+    check(&cases);
+}
+
+#[test]
+fn corners_follow_the_oracle() {
+    let mut shapes = Vec::new();
+    for cell in [Cell::Lstm, Cell::Rnn] {
+        for hidden in [1, 15, 17, 32, 33] {
+            shapes.push(Shape { cell, hidden, time: 5, ..BASE });
+            shapes.push(Shape { cell, hidden, dense: false, ragged: true, layers: 2, time: 6, ..BASE });
+        }
+        for shape in [
+            Shape { time: 1, ..BASE },
+            Shape { time: 1, dense: false, outputs: 1, ..BASE },
+            Shape { batch: 1, layers: 0, outputs: 1, ..BASE },
+            Shape { input: 1, dense: false, layers: 0, ..BASE },
+            // Inputs of two blocks of a weight's gradient, of three of the way into the input; columns of two.
+            Shape { input: 150, hidden: 40, time: 3, ..BASE },
+            Shape { input: 150, hidden: 20, time: 3, dense: false, ..BASE },
+            // Units of several, rows of two tiles and one more.
+            Shape { hidden: 137, batch: 43, time: 3, outputs: 1, ..BASE },
+        ] {
+            shapes.push(Shape { cell, ..shape });
+        }
+    }
+    let cases: Vec<Case> = (200_000..).zip(shapes).map(|(seed, shape)| Case::draw(seed, shape)).collect();
+    check(&cases);
+}
+
+/// Steps in several chunks, weights' gradients in many, each of two windows of 2048 rows.
+#[test]
+fn many_rows_follow_the_oracle() {
+    let base = Shape { batch: 17_500, time: 4, hidden: 2, input: 2, ..BASE };
+    let cases = [
+        Case::draw(210, Shape { cell: Cell::Rnn, layers: 1, dense: false, ..base }),
+        Case::draw(211, Shape { cell: Cell::Lstm, layers: 0, outputs: 1, ..base }),
+    ];
+    check(&cases);
+}
+
+/// One model of each cell and its batch, tokens and dense, small.
+fn small(random: &mut Random) -> Vec<Case> {
+    let seed = u64::from(random.bits());
+    let lstm = Shape { hidden: 72, input: 20, time: 5, batch: 24, ..BASE };
+    vec![
+        Case::draw(seed, Shape { ragged: true, ..lstm }),
+        Case::draw(seed + 1, Shape { dense: false, layers: 2, outputs: 2, ..lstm }),
+        Case::draw(seed + 2, Shape { cell: Cell::Rnn, dense: false, ragged: true, ..lstm }),
+        Case::draw(seed + 3, Shape { cell: Cell::Rnn, layers: 0, outputs: 1, ..lstm }),
+    ]
+}
+
+#[test]
+fn gradients_are_added_to_what_is_there() {
+    let cases = small(&mut random(220));
+    let device = Device::take();
+    for storage in Storage::TRAINED {
+        let backend = device.backend(storage);
+        for case in &cases {
+            let runner = Runner::training(&backend, &case.config, &case.flat);
+            let once = case.train(&runner);
+            let schedule = kept(&case.batch.lengths(), &case.outputs);
+            let twice = runner.train(&schedule, &case.batch, &case.d_logits, 2);
+            // A sum of two equal numbers is exact.
+            let doubled = |values: &[f32]| values.iter().map(|x| 2.0 * x).collect::<Vec<f32>>();
+            assert_same_bits(&twice.gradients, &doubled(&once.gradients), &case.what);
+            assert_same_bits(&twice.d_input, &doubled(&once.d_input), &case.what);
+        }
+    }
+}
+
+#[test]
+fn tiles_and_runs_give_the_same_bits() {
+    let mut cases = small(&mut random(230));
+    cases.push(Case::draw(231, Shape { hidden: 33, batch: 150, time: 2, ..BASE }));
+    let device = Device::take();
+    for storage in Storage::TRAINED {
+        for case in &cases {
+            let train = |backend: &pr_lstm::Cuda| {
+                case.train(&Runner::training(backend, &case.config, &case.flat))
+            };
+            let expected = train(&device.tiled(storage, 64));
+            let name = format!("merge_{}_64", case.config.cell.name());
+            assert!(device.launches().iter().any(|launch| launch.kernel == name) || !device.is_virtual());
+            train(&device.backend(storage)).assert_same_bits(&expected, &format!("{}, again", case.what));
+            if storage == Storage::Bf16 {
+                device.launches();
+                let wide = train(&device.tiled(storage, 128));
+                let ran = device.launches();
+                for kernel in ["merge_", "into_places_", "leaf_"] {
+                    let of_kernel = |name: &str| name.starts_with(kernel) && !name.ends_with("_64");
+                    let tokens = kernel == "leaf_" && matches!(case.batch, Batch::Tokens(_));
+                    assert!(
+                        tokens || !device.is_virtual() || ran.iter().any(|launch| of_kernel(&launch.kernel)),
+                        "{kernel} ran in no tile of 128"
+                    );
+                }
+                wide.assert_same_bits(&expected, &format!("{}, tile 128", case.what));
+            }
+        }
+    }
+}
+
+/// What a sequence's own values and gradients are does not depend on what else is in the batch, and training runs the
+/// inference's values.
+#[test]
+fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
+    let mut random = random(240);
+    let device = Device::take();
+    for storage in Storage::TRAINED {
+        let backend = device.backend(storage);
+        for (cell, layers, hidden) in [(Cell::Lstm, 1, 33), (Cell::Rnn, 2, 16), (Cell::Lstm, 0, 8)] {
+            let config = Config::new(5, hidden, 3).cell(cell).unary_layers(layers);
+            let flat = narrow(&parameters(&config, &mut random, 1.0));
+            let runner = Runner::training(&backend, &config, &flat);
+            for lengths in [vec![6; 30], lengths(&mut random, 30, 7)] {
+                let batch = Batch::dense(&mut random, &lengths, config.input);
+                let rows: usize = lengths.iter().sum();
+                let d_logits = narrow(&normals(&mut random, rows * config.output, 1.0));
+                let together = runner.train(&kept(&lengths, &Outputs::All), &batch, &d_logits, 1);
+                let inferred = Runner::new(&backend, &config, &flat).all(&batch);
+                assert_same_bits(&inferred.hidden, &together.hidden, "inference and training");
+                for place in [0, between(&mut random, 1, 28), 29] {
+                    let first: usize = lengths[..place].iter().sum();
+                    let part = |width: usize| first * width..(first + lengths[place]) * width;
+                    let schedule = kept(&lengths[place..=place], &Outputs::All);
+                    let own = &d_logits[part(config.output)];
+                    let alone = runner.train(&schedule, &batch.alone(place), own, 1);
+                    assert!(alone.d_input.len() < together.d_input.len());
+                    for (name, alone, together, width) in [
+                        ("hidden", &alone.hidden, &together.hidden, config.hidden),
+                        ("d_input", &alone.d_input, &together.d_input, config.input),
+                    ] {
+                        let what = format!("{storage:?}, {config:?}, place {place}: {name}");
+                        assert_same_bits(&together[part(width)], alone, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_orders_of_warps_and_blocks_give_the_same_bits() {
+    let cases = small(&mut random(250));
+    let device = Device::take();
+    if !device.is_virtual() {
+        return;
+    }
+    for storage in Storage::TRAINED {
+        let backend = device.backend(storage);
+        for case in &cases {
+            let run = || case.train(&Runner::training(&backend, &case.config, &case.flat));
+            let expected = device.strict(run);
+            let launches = device.launches();
+            for kernel in ["weight_gradient", "into_places", "gather_", "reduce", "pack_transposed"] {
+                let blocks = launches.iter().filter(|l| l.kernel.starts_with(kernel)).map(|l| l.blocks).max();
+                assert!(blocks.is_some_and(|blocks| blocks > 1), "{kernel}: {blocks:?} blocks to shuffle");
+            }
+            for seed in 1..=10 {
+                let found = device.strict(|| device.shuffled(seed, run));
+                found.assert_same_bits(&expected, &format!("{storage:?}, {}, order {seed}", case.what));
+            }
+        }
+    }
+}
