@@ -208,7 +208,7 @@ mod tests {
         for (input, unary, outputs) in [
             (3, 0, Outputs::Last),
             (3, 1, Outputs::All),
-            (40_000, 2, Outputs::LastN(2)),
+            (1 << 20, 2, Outputs::LastN(2)),
             (1, 2, Outputs::At(vec![0])),
         ] {
             let config = Config::new(input, 20, 2).unary_layers(unary);
