@@ -71,7 +71,7 @@ fn what_does_not_fit_is_refused_and_writes_nothing() {
     let plan = model.plan(4, 6, Outputs::Last).expect("a plan");
     let (tokens, rows) = (vec![1u32; 24], vec![0.5f32; 72]);
     let mut buffer = cpu.alloc::<u8>(plan.workspace_bytes() + 4).expect("a workspace");
-    let mut y = vec![7.0f32; 9];
+    let mut y = [7.0f32; 9];
     let bytes = plan.workspace_bytes();
     let mut run = |model: &Model<Cpu>, input: Input<'_, Cpu>, start: usize, end: usize, outputs: usize| {
         let result =
