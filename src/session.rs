@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::backend::{Backend, Input, Pass};
 use crate::error::{Error, Result};
-use crate::model::{Config, Model};
+use crate::model::{Config, Model, too_large};
 use crate::tree::{Outputs, Planner, Rows, Schedule};
 
 /// Limits of a [`Session`].
@@ -155,7 +155,7 @@ impl<B: Backend> Session<B> {
                 "dense rows",
             ));
         }
-        check_dense(&self.config, batch)?;
+        check_dense(&self.config, &self.backend, batch)?;
         let width = self.config.input;
         self.plan_for(batch.iter().map(|sequence| sequence.as_ref().len() / width))?;
         self.host_dense.clear();
@@ -297,8 +297,12 @@ pub(crate) fn check_tokens<S: AsRef<[u32]>>(config: &Config, batch: &[S]) -> Res
     Ok(())
 }
 
-/// Refuses rows that are not whole or not finite.
-pub(crate) fn check_dense<S: AsRef<[f32]>>(config: &Config, batch: &[S]) -> Result<()> {
+/// Refuses rows that are not whole or not finite, or would not be so in the device's dtype.
+pub(crate) fn check_dense<B: Backend, S: AsRef<[f32]>>(
+    config: &Config,
+    backend: &B,
+    batch: &[S],
+) -> Result<()> {
     for (index, rows) in batch.iter().enumerate() {
         let rows = rows.as_ref();
         if !rows.len().is_multiple_of(config.input) {
@@ -312,6 +316,9 @@ pub(crate) fn check_dense<S: AsRef<[f32]>>(config: &Config, batch: &[S]) -> Resu
         if let Some(element) = rows.iter().position(|x| !x.is_finite()) {
             let value = f64::from(rows[element]);
             return Err(Error::NotFinite { tensor: format!("sequence {index}"), index: element, value });
+        }
+        if let Some(element) = rows.iter().position(|x| x.abs() > backend.largest()) {
+            return Err(too_large(format!("sequence {index}, element {element}"), rows[element], backend));
         }
     }
     Ok(())

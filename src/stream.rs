@@ -143,7 +143,8 @@ impl<B: Backend> Streams<B> {
     ///
     /// # Errors
     /// [`Error::Argument`] if none is given, a stream is not open, comes twice or is at `max_time`;
-    /// [`Error::Token`]. Nothing was changed then.
+    /// [`Error::Token`]. Nothing was changed then. The device's: the streams concerned are closed then, what they held
+    /// may be lost.
     pub fn append(&mut self, tokens: &[(StreamId, u32)]) -> Result<&[f32]> {
         if tokens.is_empty() || tokens.len() > self.counters.len() {
             let expected = format!("1 to {} streams (capacity), each once", self.counters.len());
@@ -176,7 +177,10 @@ impl<B: Backend> Streams<B> {
         }
         self.planner.append(&mut self.schedule, &mut self.slots, &mut grown)?;
         let sorted: Vec<u32> = order.iter().map(|&i| tokens[i].1).collect();
-        self.run(&sorted, tokens.len())?;
+        if let Err(error) = self.run(&sorted, tokens.len()) {
+            tokens.iter().try_for_each(|&(stream, _)| self.close(stream))?;
+            return Err(error);
+        }
         // Rows were computed in the order of the streams.
         let width = self.model.config().output;
         let sorted = self.y[..tokens.len() * width].to_vec();
@@ -201,7 +205,10 @@ impl<B: Backend> Streams<B> {
         for piece in prompt.chunks(PIECE) {
             let Some(counter) = &mut self.counters[stream.index].1 else { continue };
             self.planner.append(&mut self.schedule, &mut self.slots, &mut [(counter, piece.len())])?;
-            self.run(piece, 1)?;
+            if let Err(error) = self.run(piece, 1) {
+                self.close(stream)?;
+                return Err(error);
+            }
         }
         Ok(&self.y[..self.model.config().output])
     }

@@ -268,7 +268,7 @@ impl<B: Backend> Tape<B> {
         batch: &[S],
         outputs: Outputs,
     ) -> Result<Value> {
-        check_dense(&self.config, batch)?;
+        check_dense(&self.config, &self.backend, batch)?;
         let width = self.config.input;
         let shape = self.shape(batch.iter().map(|sequence| sequence.as_ref().len() / width))?;
         self.check_parameters(parameters)?;

@@ -454,9 +454,11 @@ fn event_tracking_and_captures() {
 }
 
 #[test]
-fn the_default_stream_runs_and_is_not_captured() {
+fn a_model_on_a_default_stream_can_be_captured() {
     let _alone = alone();
     let context = CudaContext::new(0).expect("a device");
+    // SAFETY: each of the two streams is used alone.
+    unsafe { context.disable_event_tracking() };
     for stream in [context.default_stream(), context.per_thread_stream()] {
         let model = model(Cuda::on(&stream).expect("a device"));
         let before = logits(&model);
@@ -464,12 +466,146 @@ fn the_default_stream_runs_and_is_not_captured() {
         let tokens = stream.clone_htod(&BATCH.concat()).expect("memory");
         let workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes()).expect("memory");
         let y = stream.alloc_zeros::<f32>(16).expect("memory");
-        refused(
-            cuda::capture::<u32>(&model, &plan, tokens, workspace, y).map(drop),
-            &["default stream", "new_stream"],
-        );
+        let mut graph = cuda::capture::<u32>(&model, &plan, tokens, workspace, y).expect("a graph");
+        graph.launch().expect("a replay");
+        assert_eq!(stream.clone_dtoh(&graph.y()).expect("a copy"), before);
         assert_eq!(logits(&model), before);
     }
+}
+
+/// A graph holds its own pass only, and no pass of another thread is lost to it.
+#[test]
+fn a_capture_beside_passes_of_another_thread() {
+    let _alone = alone();
+    let stream = stream();
+    let cuda = Cuda::on(&stream).expect("a device");
+    let model = model(cuda.clone());
+    let expected = logits(&model);
+    let plan = model.plan(2, 4, Outputs::All).expect("a plan");
+    let memory = || {
+        let tokens = stream.clone_htod(&BATCH.concat()).expect("memory");
+        let workspace = cuda.alloc::<u8>(plan.workspace_bytes()).expect("memory");
+        (tokens, workspace, cuda.alloc::<f32>(16).expect("memory"))
+    };
+    let (mut tokens, mut workspace, mut y) = memory();
+    let (own, mut scratch, mut logits) = memory();
+    let mut streams = model.streams(1).expect("streams");
+    let open = streams.open().expect("a stream");
+    let captured = std::sync::atomic::AtomicUsize::new(0);
+    let count = || captured.load(std::sync::atomic::Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let capturer = scope.spawn(|| {
+            for _ in 0..50 {
+                cuda::capture::<u32>(&model, &plan, &mut tokens, &mut workspace, &mut y).expect("a graph");
+                captured.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+            let mut graph =
+                cuda::capture::<u32>(&model, &plan, &mut tokens, &mut workspace, &mut y).expect("a graph");
+            graph.launch().expect("a replay");
+            stream.clone_dtoh(&graph.y()).expect("a copy")
+        });
+        let mut passes = 0;
+        while count() < 50 {
+            cuda.upload(&[7.0f32; 16], logits.as_view_mut()).expect("a copy");
+            let input = Input::Tokens(own.as_view());
+            model.forward_into(&plan, input, scratch.as_view_mut(), logits.as_view_mut()).expect("a pass");
+            let mut found = [f32::NAN; 16];
+            cuda.download(logits.as_view(), &mut found).expect("a copy");
+            assert_eq!(found[..], expected[..]);
+            streams.append(&[(open, 1)]).expect("a token");
+            passes += 1;
+        }
+        assert!(passes > 1, "nothing ran beside the captures");
+        assert_eq!(capturer.join().expect("captures"), expected);
+    });
+}
+
+#[test]
+fn memory_of_another_stream() {
+    let _alone = alone();
+    let cuda = Cuda::new(0).expect("a device");
+    let model = model(cuda.clone());
+    let before = logits(&model);
+    let plan = model.plan(2, 4, Outputs::All).expect("a plan");
+    let tokens = cuda.stream().clone_htod(&BATCH.concat()).expect("memory");
+    let mut workspace = cuda.alloc::<u8>(plan.workspace_bytes()).expect("memory");
+    let mut y = cuda.alloc::<f32>(16).expect("memory");
+    // Of another handle to the context, tracked there, and of this one, not tracked: nothing would keep either in order.
+    let tracked = CudaContext::new(0).expect("a device").new_stream().expect("a stream");
+    let untracked = cuda.stream().context().new_stream().expect("a stream");
+    for other in [tracked, untracked] {
+        let words = ["another stream", "cuda:0"];
+        let mut elsewhere = other.alloc_zeros::<f32>(16).expect("memory");
+        let input = || Input::Tokens(tokens.as_view());
+        refused(
+            model.forward_into(&plan, input(), workspace.as_view_mut(), elsewhere.as_view_mut()),
+            &[words[0], words[1], "y"],
+        );
+        let there = self::model(Cuda::on(&other).expect("a device"));
+        let plan = there.plan(2, 4, Outputs::All).expect("a plan");
+        refused(model.forward_into(&plan, input(), workspace.as_view_mut(), y.as_view_mut()), &words);
+    }
+    // In one context that tracks, events keep them in order.
+    let context = CudaContext::new(0).expect("a device");
+    let [first, second] = [0, 1].map(|_| context.new_stream().expect("a stream"));
+    let model = self::model(Cuda::on(&first).expect("a device"));
+    let plan = model.plan(2, 4, Outputs::All).expect("a plan");
+    let tokens = second.clone_htod(&BATCH.concat()).expect("memory");
+    let mut workspace = second.alloc_zeros::<u8>(plan.workspace_bytes()).expect("memory");
+    let mut y = second.alloc_zeros::<f32>(16).expect("memory");
+    model
+        .forward_into(&plan, Input::Tokens(tokens.as_view()), workspace.as_view_mut(), y.as_view_mut())
+        .expect("a pass");
+    assert_eq!(second.clone_dtoh(&y).expect("a copy"), before);
+}
+
+#[test]
+fn states_that_would_race_or_lie_askew() {
+    let _alone = alone();
+    let cuda = Cuda::new(0).expect("a device");
+    let model = model(cuda.clone());
+    let before = logits(&model);
+    let config = model.config();
+    let mut arena = cuda.alloc::<u8>(cuda.arena_bytes(config, 4) + 8).expect("memory");
+    let states = [0.5f32; 2 * 2 * 20];
+    cuda.write_states(config, arena.as_view_mut(), &[0, 1], &states).expect("states");
+    for pairs in [[(0, 1), (1, 2)], [(0, 2), (1, 2)], [(0, 1), (1, 0)]] {
+        refused(cuda.copy_states(config, arena.as_view_mut(), &pairs), &["pairs"]);
+    }
+    refused(cuda.copy_states(config, arena.as_view_mut(), &[(1, 1)]), &["pairs"]);
+    refused(cuda.write_states(config, arena.as_view_mut(), &[1, 1], &states), &["slots", "slot 1 twice"]);
+    let mut read = [0.0; 2 * 20];
+    refused(cuda.read_states(config, arena.slice(1..), &[0], &mut read), &["arena", "aligned to 256"]);
+    cuda.copy_states(config, arena.as_view_mut(), &[(0, 2), (0, 3)]).expect("a copy");
+    cuda.read_states(config, arena.as_view(), &[3], &mut read).expect("states");
+    assert_eq!(read[0], 0.5);
+    let mut view = arena.as_view_mut();
+    refused(cuda.cut(&mut view, 0, 1 << 62).map(drop), &["floats"]);
+    refused(cuda.cut(&mut view, usize::MAX, 1).map(drop), &["floats"]);
+    assert_eq!(logits(&model), before);
+}
+
+#[test]
+fn numbers_too_large_for_the_type() {
+    let _alone = alone();
+    let on = |dtype: Dtype| Cuda::new(0).and_then(|cuda| cuda.with_dtype(dtype)).expect("a device");
+    let mut large = checkpoint();
+    large.parameters[7] = 65_520.0;
+    refused(Model::new(&large, on(Dtype::F16)).map(drop), &["leaf.w, element 7", "f16", "6.552e4"]);
+    large.parameters[7] = 65_519.0;
+    Model::new(&large, on(Dtype::F16)).expect("rounds to the largest number of f16");
+    large.parameters[7] = -3.4e38;
+    for dtype in [Dtype::Bf16, Dtype::F32] {
+        refused(Model::new(&large, on(dtype)).map(drop), &["leaf.w, element 7", "3.4e38"]);
+    }
+    let dense = |dtype: Dtype, x: f32| {
+        let model = Model::new(&checkpoint(), on(dtype)).expect("a model");
+        let mut session = model.session().dense().max_time(2).build().expect("a session");
+        session.forward_dense(&[[0.0, 0.0, 0.0, 0.0, x, 0.0]]).map(|y| y.to_vec())
+    };
+    refused(dense(Dtype::F16, 7e4), &["sequence 0, element 4", "7e4"]);
+    refused(dense(Dtype::Bf16, f32::MAX), &["sequence 0, element 4"]);
+    assert!(dense(Dtype::F16, 6e4).expect("logits").iter().all(|y| y.is_finite()));
 }
 
 #[test]

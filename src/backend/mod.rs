@@ -106,6 +106,11 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
     /// A schedule as the device wants it: index lists, order, memory.
     type Plan: Send + Sync + Debug;
 
+    /// The largest magnitude that weights and dense input may have, so that rounding them to the dtype leaves them finite.
+    fn largest(&self) -> f32 {
+        f32::MAX
+    }
+
     /// The device as a user names it: `cpu`, `cuda:0`.
     fn name(&self) -> String;
     /// The type in which this handle keeps weights and `h`.

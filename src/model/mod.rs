@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 pub use checkpoint::{Checkpoint, write_atomically};
 pub use config::{Cell, Config, Layout, LinearRange, ParameterRange};
+pub(crate) use parameters::too_large;
 pub use parameters::{Parameters, initial};
 
 use crate::backend::{Backend, Dtype, Pass};
@@ -64,6 +65,7 @@ impl<B: Backend> Model<B> {
             return Err(crate::Error::argument("checkpoint.parameters", expected, flat.len()));
         }
         parameters::check_finite(&layout, flat)?;
+        parameters::check_range(&layout, flat, &backend)?;
         let mut buffer = backend.alloc(flat.len())?;
         backend.upload(flat, backend.view_mut(&mut buffer, 0, flat.len()))?;
         let mut weights = backend.weights(&checkpoint.config, Pass::Infer)?;
@@ -73,6 +75,12 @@ impl<B: Backend> Model<B> {
 
     pub(crate) fn from_weights(config: Config, backend: B, weights: Arc<B::Weights>) -> Self {
         Model { shared: Arc::new(Shared { config, backend, weights }) }
+    }
+
+    /// The same weights with what they run on told another way.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on(&self, backend: B) -> Self {
+        Self::from_weights(self.config().clone(), backend, Arc::clone(&self.shared.weights))
     }
 
     /// The configuration.

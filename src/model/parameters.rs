@@ -40,6 +40,7 @@ impl<B: Backend> Parameters<B> {
             return Err(Error::argument("flat", format!("{} parameters", layout.len()), flat.len()));
         }
         check_finite(&layout, flat)?;
+        check_range(&layout, flat, &backend)?;
         // First, since a device that cannot train refuses it.
         let mut weights = backend.weights(config, Pass::Train)?;
         let mut buffer = backend.alloc(flat.len())?;
@@ -134,6 +135,25 @@ pub fn initial(config: &Config, seed: u64) -> Result<Vec<f32>> {
         }
     }
     Ok(flat)
+}
+
+/// Refuses what the device's dtype would round to infinity, naming the tensor.
+pub(crate) fn check_range<B: Backend>(layout: &Layout, flat: &[f32], backend: &B) -> Result<()> {
+    for parameter in &layout.names {
+        let values = &flat[parameter.range.clone()];
+        if let Some(index) = values.iter().position(|value| value.abs() > backend.largest()) {
+            let argument = format!("{}, element {index}", parameter.name);
+            return Err(too_large(argument, values[index], backend));
+        }
+    }
+    Ok(())
+}
+
+/// A number that the device's dtype would round to infinity.
+pub(crate) fn too_large<B: Backend>(argument: String, value: f32, backend: &B) -> Error {
+    let expected =
+        format!("at most {:e} in size for {} on {}", backend.largest(), backend.dtype(), backend.name());
+    Error::argument(argument, expected, format!("{value:e}"))
 }
 
 /// Refuses NaN and infinity, naming the tensor.

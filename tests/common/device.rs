@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pr_lstm::Dtype;
 use pr_lstm::backend::Backend as _;
 use pr_lstm::cuda::{Cuda, F32Path};
 use pr_lstm::reference::{round_bf16, round_f16};
+use pr_lstm::{Dtype, Error};
 use virtual_gpu::Launched;
 
 /// How a state and a weight are kept: a path of the kernels.
@@ -101,9 +101,15 @@ impl Device {
         .expect("kernels")
     }
 
-    /// The same with every layer in tiles of so many rows.
-    pub fn tiled(&self, storage: Storage, tile: usize) -> Cuda {
-        self.backend(storage).with_tile(tile).expect("a tile")
+    /// The same with every layer in tiles of so many rows; none, and a word, where the chip has too little shared memory.
+    pub fn tiled(&self, storage: Storage, tile: usize) -> Option<Cuda> {
+        match self.backend(storage).with_tile(tile) {
+            Err(error @ Error::Unavailable { .. }) => {
+                println!("left out: {error}");
+                None
+            }
+            cuda => Some(cuda.expect("a tile")),
+        }
     }
 
     /// Whether the driver tells of launches and counts them; says so where it does not.

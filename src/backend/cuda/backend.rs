@@ -1,5 +1,7 @@
 //! The backend's line on CUDA: every call checks what keeps kernels in bounds, then allocates, copies or launches.
 
+use std::collections::HashSet;
+
 use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut, DeviceSlice, SyncOnDrop};
 
 use super::arguments::{AddArguments, CopyArguments, ReadoutArguments, StatesArguments};
@@ -78,10 +80,7 @@ impl Cuda {
             return Err(Error::argument(name, format!("at least {bytes} bytes"), memory.len()));
         }
         let (span, guard) = Span::of_mut(memory, self.stream());
-        if !span.address().is_multiple_of(ALIGNMENT as u64) {
-            let expected = format!("memory aligned to {ALIGNMENT} bytes, as an allocation is");
-            return Err(Error::argument(name, expected, format!("address {:#x}", span.address())));
-        }
+        check_aligned(name, span)?;
         Ok((span, guard))
     }
 
@@ -156,6 +155,24 @@ fn check_slots(slots: usize, wanted: impl IntoIterator<Item = u32>) -> Result<()
     }
 }
 
+/// Refuses a slot that comes twice: two threads would write it.
+fn check_distinct(argument: &str, slots: impl IntoIterator<Item = u32>) -> Result<()> {
+    let mut seen = HashSet::new();
+    match slots.into_iter().find(|&slot| !seen.insert(slot)) {
+        None => Ok(()),
+        Some(slot) => Err(Error::argument(argument, "each slot written once", format!("slot {slot} twice"))),
+    }
+}
+
+/// Refuses memory that kernels would read misaligned.
+fn check_aligned(argument: &str, memory: Span) -> Result<()> {
+    if memory.address().is_multiple_of(ALIGNMENT as u64) {
+        return Ok(());
+    }
+    let expected = format!("memory aligned to {ALIGNMENT} bytes, as an allocation is");
+    Err(Error::argument(argument, expected, format!("address {:#x}", memory.address())))
+}
+
 impl sealed::Sealed for Cuda {}
 
 impl Backend for Cuda {
@@ -171,6 +188,10 @@ impl Backend for Cuda {
 
     fn dtype(&self) -> Dtype {
         self.storage().dtype()
+    }
+
+    fn largest(&self) -> f32 {
+        self.storage().largest()
     }
 
     fn with_dtype(self, dtype: Dtype) -> Result<Self> {
@@ -221,7 +242,10 @@ impl Backend for Cuda {
         floats: usize,
     ) -> Result<(CudaViewMut<'a, u8>, CudaViewMut<'a, f32>)> {
         self.recordable()?;
-        let wanted = at + floats * size_of::<f32>();
+        let wanted = floats.checked_mul(size_of::<f32>()).and_then(|bytes| bytes.checked_add(at));
+        let Some(wanted) = wanted else {
+            return Err(Error::argument("floats", "fewer than 2^64 bytes", floats));
+        };
         let found = workspace.len();
         drop(self.scratch("workspace", workspace, wanted)?);
         let cut = launch::cut(workspace, at, floats, self.stream());
@@ -491,8 +515,10 @@ impl Backend for Cuda {
         let (arena, _arena) = self.scratch("arena", &mut arena, 0)?;
         let (h, c, slots) = Self::arena(&sizes, arena);
         check_slots(slots, pairs.iter().flat_map(|&(from, to)| [from, to]))?;
-        if let Some((slot, _)) = pairs.iter().find(|(from, to)| from == to) {
-            return Err(Error::argument("pairs", "a slot other than the one copied from", slot));
+        check_distinct("pairs", pairs.iter().map(|&(_, to)| to))?;
+        let written: HashSet<u32> = pairs.iter().map(|&(_, to)| to).collect();
+        if let Some((slot, _)) = pairs.iter().find(|(from, _)| written.contains(from)) {
+            return Err(Error::argument("pairs", "slots to copy from that are not copied to", slot));
         }
         let host: Vec<u32> = pairs.iter().flat_map(|&(from, to)| [from, to]).collect();
         let list = self.uploaded(&host)?;
@@ -516,6 +542,7 @@ impl Backend for Cuda {
         check_len("states", states.len(), slots.len() * 2 * sizes.hidden)?;
         self.own("arena", &arena)?;
         let (arena, _arena) = Span::of(&arena, self.stream());
+        check_aligned("arena", arena)?;
         let mut buffer = self.alloc::<f32>(states.len())?;
         self.transfer("read states", &self.kernels().read_states, &sizes, arena, slots, &mut buffer)?;
         self.download(buffer.slice(..states.len()), states)
@@ -532,6 +559,7 @@ impl Backend for Cuda {
         self.outside_capture("write states")?;
         let sizes = Sizes::new(config, self.storage());
         check_len("states", states.len(), slots.len() * 2 * sizes.hidden)?;
+        check_distinct("slots", slots.iter().copied())?;
         let (arena, _arena) = self.scratch("arena", &mut arena, 0)?;
         let mut buffer = self.uploaded(states)?;
         self.transfer("write states", &self.kernels().write_states, &sizes, arena, slots, &mut buffer)

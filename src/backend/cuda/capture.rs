@@ -7,9 +7,10 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, CudaView, CudaViewMut};
 
 use super::driver::tracked;
+use super::launch;
 use super::{Cuda, is_captured};
 use crate::backend::{Backend as _, Element, Input};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Model;
 use crate::plan::Plan;
 
@@ -74,9 +75,12 @@ impl GraphInput for f32 {
     }
 }
 
-/// A planned pass, captured. Replaying it costs one call, whatever the number of its launches.
+/// A planned pass, captured. Replaying it costs one call, whatever the number of its launches. All its memory is of the
+/// model's stream, in whose order it is freed after the last replay; so it must not be dropped while that stream is
+/// captured by someone else.
 pub struct Graph<'a, T: GraphInput> {
     graph: CudaGraph,
+    /// The model's stream: not the one that the graph was captured on.
     stream: Arc<CudaStream>,
     // What the graph's launches read and write.
     _model: Model<Cuda>,
@@ -92,12 +96,13 @@ impl<T: GraphInput> std::fmt::Debug for Graph<'_, T> {
     }
 }
 
-/// Captures [`Model::forward_into`] on the model's stream, without running it. The graph owns or borrows input, workspace
-/// and `y`, and keeps the model's weights and the plan.
+/// Captures [`Model::forward_into`], without running it; replays go to the model's stream. The graph owns or borrows
+/// input, workspace and `y`, and keeps the model's weights and the plan. What other threads enqueue meanwhile is no part of
+/// it: the capture has a stream of its own.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if cudarc's event tracking is on in the stream's context, the stream is the default one, or is
-/// being captured already; as [`Model::forward_into`]. No capture is left open.
+/// [`Error::Unavailable`] if cudarc's event tracking is on in the stream's context, or the stream is being captured; as
+/// [`Model::forward_into`]. No capture is left open.
 pub fn capture<'a, T: GraphInput>(
     model: &Model<Cuda>,
     plan: &Plan<Cuda>,
@@ -107,28 +112,24 @@ pub fn capture<'a, T: GraphInput>(
 ) -> Result<Graph<'a, T>> {
     let cuda = model.backend();
     let stream = Arc::clone(cuda.stream());
-    // 0 is the default stream, 1 and 2 its legacy and per-thread names.
-    if stream.cu_stream() as usize <= 2 {
-        return Err(Error::Unavailable {
-            what: "a capture".into(),
-            why: "the model is on the context's default stream, which cannot be captured: make it on one of \
-                  `CudaContext::new_stream`"
-                .into(),
-        });
-    }
-    if stream.context().is_managing_stream_synchronization() {
+    if stream.context().is_event_tracking() {
         return Err(tracked());
     }
     if is_captured(&stream)? {
         return Err(super::in_capture(&cuda.name(), "begin another"));
     }
     let (input, mut workspace, mut y) = (input.into(), workspace.into(), y.into());
-    stream
+    let recording = stream.context().new_stream().map_err(|error| cuda.failed("make a stream", error))?;
+    recording
         .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .map_err(|error| cuda.failed("begin a capture", error))?;
-    let recorded = model.forward_into(plan, T::input(input.view()), workspace.view_mut(), y.view_mut());
-    // Ended whatever came of it, so that the stream can be used again.
-    let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+    let recorded = model.on(cuda.recording(&recording)).forward_into(
+        plan,
+        T::input(input.view()),
+        workspace.view_mut(),
+        y.view_mut(),
+    );
+    let graph = recording.end_capture(CUgraphInstantiate_flags(0));
     recorded?;
     let graph = graph.map_err(|error| cuda.failed("end a capture", error))?;
     let graph = graph.ok_or_else(|| super::in_capture(&cuda.name(), "capture a pass"))?;
@@ -146,7 +147,8 @@ impl<T: GraphInput> Graph<'_, T> {
     /// # Errors
     /// The device's.
     pub fn launch(&mut self) -> Result<()> {
-        let launched = self.graph.launch();
+        let launched =
+            self.stream.context().bind_to_thread().and_then(|()| launch::replay(&self.stream, &self.graph));
         launched.map_err(|error| super::failed(&self.device(), "launch a graph", error))
     }
 
@@ -162,12 +164,5 @@ impl<T: GraphInput> Graph<'_, T> {
 
     fn device(&self) -> String {
         super::device_name(self.stream.context().ordinal())
-    }
-}
-
-impl<T: GraphInput> Drop for Graph<'_, T> {
-    fn drop(&mut self) {
-        // Memory of another stream would be freed without regard to the launches on this one.
-        let _ = self.stream.synchronize();
     }
 }

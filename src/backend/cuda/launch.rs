@@ -10,8 +10,8 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DriverError, SyncOnDrop,
-    result, sys,
+    CudaContext, CudaFunction, CudaGraph, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DriverError,
+    SyncOnDrop, result, sys,
 };
 
 use super::arguments::{
@@ -72,6 +72,12 @@ pub(super) fn launch<A: Arguments>(
             &mut parameters,
         )
     }
+}
+
+/// Enqueues a graph, on a stream of its context. The stream's context is current on this thread.
+pub(super) fn replay(stream: &CudaStream, graph: &CudaGraph) -> Result<(), DriverError> {
+    // SAFETY: the graph is there, and whoever holds it keeps the memory of its launches.
+    unsafe { result::graph::launch(graph.cu_graph_exec(), stream.cu_stream()) }
 }
 
 /// Device memory as the kernels see it.

@@ -55,12 +55,14 @@ pub enum F32Path {
 
 /// An NVIDIA GPU, on one stream of one context. `Clone` is cheap and gives the same stream and kernels.
 ///
-/// Everything is enqueued on that stream. Memory of another stream of the same context may be passed in; where cudarc
-/// tracks its uses by events that is in order, else it is the caller's to order the streams.
+/// Everything is enqueued on that stream. Memory of another stream is taken only where cudarc's events keep it in order:
+/// both in one `CudaContext` whose event tracking is on.
 #[derive(Clone, Debug)]
 pub struct Cuda {
     shared: Arc<Shared>,
     tile: Option<Tile>,
+    /// Where launches go while a capture is recorded: a stream of its own, so that no other thread's work gets into it.
+    recording: Option<Arc<CudaStream>>,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,7 @@ struct Shared {
 
 impl Cuda {
     /// Device `ordinal` with a stream of its own in the device's primary context, in f32. cudarc's tracking of events is
-    /// off there: who makes further streams from `stream().context()` orders them.
+    /// off there: memory has to be of `stream()` itself.
     ///
     /// # Errors
     /// [`Error::Unavailable`] without a driver or a device, with a driver that is too old, a chip below sm_80, or one
@@ -155,7 +157,12 @@ impl Cuda {
         let storage = storage.unwrap_or_else(|| f32_storage(device.chip));
         let kernels = Kernels::load(stream.context(), &device, storage)?;
         let shared = Shared { stream, device, storage, kernels, training: OnceLock::new() };
-        Ok(Cuda { shared: Arc::new(shared), tile: None })
+        Ok(Cuda { shared: Arc::new(shared), tile: None, recording: None })
+    }
+
+    /// The same device with its launches on another stream of the context, to be captured there.
+    fn recording(&self, stream: &Arc<CudaStream>) -> Self {
+        Cuda { recording: Some(Arc::clone(stream)), ..self.clone() }
     }
 
     /// What only training needs; loaded the first time.
@@ -210,24 +217,34 @@ impl Cuda {
     /// Refuses a launch that cudarc's events would spoil the capture of.
     fn recordable(&self) -> Result<()> {
         let context = self.stream().context();
-        if context.is_managing_stream_synchronization() && is_captured(self.stream())? {
+        if self.recording.is_none()
+            && context.is_managing_stream_synchronization()
+            && is_captured(self.stream())?
+        {
             return Err(tracked());
         }
         // Once for all launches that follow.
         context.bind_to_thread().map_err(|error| self.failed("use the context", error))
     }
 
-    /// Refuses memory of another context.
+    /// Refuses memory of another context, and of another stream where no events keep the two in order.
     fn own<T>(&self, argument: &str, memory: &impl DeviceSlice<T>) -> Result<()> {
         let (own, other) = (self.stream().context(), memory.stream().context());
-        if own == other {
+        if own != other {
+            let found = format!("memory of another context, on {}", device_name(other.ordinal()));
+            let expected = format!("memory of the context that {} was made on", self.name());
+            return Err(Error::argument(argument, expected, found));
+        }
+        let ordered = Arc::ptr_eq(own, other) && own.is_managing_stream_synchronization();
+        if ordered || memory.stream().cu_stream() == self.stream().cu_stream() {
             return Ok(());
         }
-        let found = format!("memory of another context, on {}", device_name(other.ordinal()));
+        let expected =
+            format!("memory of the stream that {} is on, or events that order the two", self.name());
         Err(Error::argument(
             argument,
-            format!("memory of the context that {} was made on", self.name()),
-            found,
+            expected,
+            "memory of another stream, and cudarc's event tracking is off",
         ))
     }
 
@@ -249,7 +266,8 @@ impl Cuda {
             return Err(Error::argument("pass", expected, format!("{x} by {y} by {z}")));
         }
         let shape = Shape { blocks: [x as u32, y as u32, z as u32], threads, shared };
-        let launched = launch::launch(self.stream(), kernel, arguments, shape);
+        let stream = self.recording.as_ref().unwrap_or(self.stream());
+        let launched = launch::launch(stream, kernel, arguments, shape);
         launched.map_err(|error| self.failed(action, error))
     }
 

@@ -62,6 +62,16 @@ impl Storage {
         }
     }
 
+    /// The largest f32 that it rounds to a finite number.
+    pub(super) fn largest(self) -> f32 {
+        match self {
+            // A step below half way from the largest number, 65504 or 2^128 - 2^120, to the next power of two.
+            Storage::F16 => 65520.0f32.next_down(),
+            Storage::Bf16 | Storage::Split => f32::from_bits(0x7f7f_7fff),
+            Storage::Ffma => f32::MAX,
+        }
+    }
+
     /// What a pass over it is called.
     pub(super) fn path(self) -> &'static str {
         match self {
@@ -308,6 +318,16 @@ mod tests {
         }
         assert_eq!(Chunks::of(69_632, 1), Chunks { rows: 4096, count: 17 });
         assert_eq!(Chunks::of(0, 1).count, 0);
+    }
+
+    #[test]
+    fn the_largest_number_is_the_last_that_stays_finite() {
+        use crate::reference::{round_bf16, round_f16};
+        for (storage, round) in [(Storage::F16, round_f16 as fn(f64) -> f64), (Storage::Bf16, round_bf16)] {
+            let largest = storage.largest();
+            assert!(round(largest.into()).is_finite(), "{storage:?}");
+            assert!(round(largest.next_up().into()).is_infinite(), "{storage:?}");
+        }
     }
 
     #[test]

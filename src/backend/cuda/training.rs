@@ -105,7 +105,7 @@ impl TrainingKernels {
     }
 
     /// `dz` of the layer above into the gates of a merge or unary layer.
-    pub(super) fn into_gates(&self, cell: Cell, kind: Kind) -> &ByTile {
+    pub(super) fn gates_below(&self, cell: Cell, kind: Kind) -> &ByTile {
         &self.into_gates[index(cell)][usize::from(kind == Kind::Unary)]
     }
 }
