@@ -89,6 +89,18 @@ impl<B: Backend> Runner<B> {
         Runner { backend: backend.clone(), config: config.clone(), weights }
     }
 
+    /// The read-out of rows of `hidden` alone, `[rows, O]`, over memory that was poisoned before.
+    pub fn readout(&self, hidden: &[f32]) -> Vec<f32> {
+        let backend = &self.backend;
+        let mut y = vec![f32::NAN; hidden.len() / self.config.hidden * self.config.output];
+        let (on_hidden, mut on_y) = (on_device(backend, hidden), on_device(backend, &y));
+        let from = backend.view(&on_hidden, 0, hidden.len());
+        let len = y.len();
+        backend.readout(&self.weights, from, backend.view_mut(&mut on_y, 0, len)).expect("a read-out");
+        backend.download(backend.view(&on_y, 0, len), &mut y).expect("a download");
+        y
+    }
+
     /// All outputs of a batch, padded or ragged as its lengths are.
     pub fn all(&self, batch: &Batch) -> Scanned {
         self.run(&schedule(&batch.lengths(), &Outputs::All), batch)

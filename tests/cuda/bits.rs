@@ -3,11 +3,12 @@
 
 use pr_lstm::model::Cell;
 use pr_lstm::random::Random;
-use pr_lstm::{Config, Outputs};
+use pr_lstm::{Config, Cpu, Outputs};
 
 use crate::common::device::{Device, Storage};
 use crate::common::{
-    Batch, POISON, Runner, Scanned, between, lengths, narrow, parameters, ragged, random, schedule,
+    Batch, POISON, Runner, Scanned, assert_same_bits, between, lengths, narrow, normals, parameters, ragged,
+    random, schedule,
 };
 
 /// A random model of each cell with 0, 1 and 2 unary layers; their hidden sizes go round.
@@ -258,5 +259,21 @@ fn more_rows_than_a_launch_takes() {
                 together.rows(&config, first..first + lengths[place]).assert_same_bits(&alone, &what);
             }
         }
+    }
+}
+
+/// One f32 accumulator an output, k ascending, the bias last: as the CPU does it.
+#[test]
+fn a_read_out_has_the_bits_of_the_cpu() {
+    let mut random = random(380);
+    let device = Device::take();
+    let backend = device.backend(Storage::Bf16);
+    for (rows, hidden, output) in [(1, 1, 1), (33, 31, 16), (32, 100, 17), (70, 33, 40), (5, 300, 9)] {
+        let config = Config::new(2, hidden, output);
+        let flat = narrow(&parameters(&config, &mut random, 1.0));
+        let h = narrow(&normals(&mut random, rows * hidden, 1.0));
+        let expected = Runner::new(&Cpu::new(), &config, &flat).readout(&h);
+        let found = Runner::new(&backend, &config, &flat).readout(&h);
+        assert_same_bits(&found, &expected, &format!("{rows} rows, {config:?}"));
     }
 }

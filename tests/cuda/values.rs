@@ -216,6 +216,8 @@ fn corners_follow_the_oracle() {
             Shape { hidden: 256, batch: 4, time: 5, layers: 2, ..base },
             Shape { hidden: 300, batch: 3, time: 4, dense: false, ..base },
             Shape { weights: Weights::Large, hidden: 48, ..base },
+            // Columns of the read-out in several tiles.
+            Shape { output: 33, hidden: 40, ..base },
         ] {
             shapes.push(Shape { cell, ..shape });
         }
