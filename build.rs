@@ -109,13 +109,13 @@ fn build() -> Result<(), String> {
 /// The architectures of `PR_LSTM_CUDA_ARCHS` as numbers, ascending.
 fn architectures() -> Result<Vec<u32>, String> {
     let text = match env::var("PR_LSTM_CUDA_ARCHS") {
-        Ok(text) => text,
-        Err(env::VarError::NotPresent) => DEFAULT_ARCHS.into(),
+        Ok(text) if !text.is_empty() => text,
+        Ok(_) | Err(env::VarError::NotPresent) => DEFAULT_ARCHS.into(),
         Err(env::VarError::NotUnicode(_)) => return Err("PR_LSTM_CUDA_ARCHS is not text".into()),
     };
     let mut archs = Vec::new();
     for name in text.split(',').map(str::trim) {
-        let arch: u32 = name.strip_prefix("sm_").and_then(|number| number.parse().ok()).ok_or_else(|| {
+        let arch: u32 = name.strip_prefix("sm_").filter(|number| !number.starts_with('+')).and_then(|number| number.parse().ok()).ok_or_else(|| {
             format!("PR_LSTM_CUDA_ARCHS is {text:?}: {name:?} is no architecture; expected a list such as {DEFAULT_ARCHS}")
         })?;
         if arch < OLDEST {
@@ -134,7 +134,9 @@ fn architectures() -> Result<Vec<u32>, String> {
 fn find_nvcc() -> Result<PathBuf, String> {
     // A variable is watched only if what comes before it didn't decide, so that a new PATH doesn't rebuild for nothing.
     println!("cargo::rerun-if-env-changed=NVCC");
-    if let Some(nvcc) = env::var_os("NVCC").filter(|path| !path.is_empty()).map(PathBuf::from) {
+    // A bare name, as compilers are often given, is looked for like any other.
+    let named = env::var_os("NVCC").filter(|path| !path.is_empty() && path != "nvcc").map(PathBuf::from);
+    if let Some(nvcc) = named {
         return if nvcc.is_file() {
             Ok(nvcc)
         } else {
@@ -171,7 +173,7 @@ fn find_nvcc() -> Result<PathBuf, String> {
         "no nvcc was found, which the feature `cuda` needs to build its kernels (no GPU is needed).\n\
          Looked by NVCC (not set) and in: {}.\n\
          Either install the CUDA toolkit (12.0 or newer) and set CUDA_HOME to it, or run scripts/setup-nvcc of this\n\
-         repository, which takes nvcc from PyPI (python3 -m pip install --no-deps --target FOLDER with\n\
+         repository, which takes nvcc from PyPI; nvcc itself wants a C++ compiler on the PATH, as g++ (python3 -m pip install --no-deps --target FOLDER with\n\
          nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96\n\
          nvidia-cuda-cccl==13.0.85) and then set NVCC to FOLDER/nvidia/cu13/bin/nvcc.",
         looked.join(", ")

@@ -98,6 +98,7 @@ fn token(model: &Model<Cuda>, tokens: usize) -> Result<f64> {
 }
 
 fn main() -> Result<()> {
+    cuda::count()?; // says what is missing; cudarc would panic
     let context = CudaContext::new(0)?;
     // SAFETY: one stream, so there is nothing for events to order.
     unsafe { context.disable_event_tracking() };

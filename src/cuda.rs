@@ -5,6 +5,7 @@
 //! use pr_lstm::{Dtype, Model, Outputs};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! cuda::count()?; // an error where there is no driver; cudarc would panic
 //! let context = cuda::cudarc::driver::CudaContext::new(0)?;
 //! // SAFETY: one stream, so there is nothing for events to order.
 //! unsafe { context.disable_event_tracking() };

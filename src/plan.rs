@@ -121,6 +121,8 @@ impl<B: Backend> Model<B> {
             let expected = format!("{wanted} elements: {outputs} outputs of {}", config.output);
             return Err(Error::argument("y", expected, found));
         }
+        // What else is wrong is found before the first launch.
+        backend.own_memory("y", &y)?;
         let floats = outputs * config.hidden;
         let (scratch, hidden) = backend.cut(&mut workspace, *hidden_at, floats)?;
         backend.scan(self.weights(), plan, input, scratch, hidden)?;

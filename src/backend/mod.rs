@@ -111,6 +111,11 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
         f32::MAX
     }
 
+    /// Refuses memory that the device cannot write in the order of its work, as that of another device.
+    fn own_memory<T: Element>(&self, _argument: &str, _memory: &Self::ViewMut<'_, T>) -> Result<()> {
+        Ok(())
+    }
+
     /// The device as a user names it: `cpu`, `cuda:0`.
     fn name(&self) -> String;
     /// The type in which this handle keeps weights and `h`.

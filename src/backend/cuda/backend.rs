@@ -190,6 +190,10 @@ impl Backend for Cuda {
         self.storage().dtype()
     }
 
+    fn own_memory<T: Element>(&self, argument: &str, memory: &CudaViewMut<'_, T>) -> Result<()> {
+        self.own(argument, memory)
+    }
+
     fn largest(&self) -> f32 {
         self.storage().largest()
     }
