@@ -74,3 +74,39 @@ fn merge_and_unary_do_no_more_than_they_must() {
         }
     }
 }
+
+/// Every way to keep numbers, in every tile: no conflicts in shared memory, whole sectors, nothing spilled.
+#[test]
+fn no_path_meets_a_bank_twice() {
+    const ROWS: usize = 128;
+    let mut random = random(610);
+    let device = Device::take();
+    if !device.is_virtual() {
+        return;
+    }
+    let config = Config::new(2, H, 1);
+    let flat = narrow(&parameters(&config, &mut random, 1.0));
+    let batch = Batch::tokens(&mut random, &[2; ROWS], 2);
+    let schedule = schedule(&[2; ROWS], &Outputs::Last);
+    for (storage, tile) in Storage::TILED
+        .into_iter()
+        .flat_map(|storage| [(storage, 64), (storage, 128)])
+        .chain([(Storage::Ffma, 64)])
+    {
+        let runner = Runner::new(&device.tiled(storage, tile), &config, &flat);
+        device.launches();
+        runner.run(&schedule, &batch);
+        let launches = device.launches();
+        for kernel in ["merge", "unary"] {
+            let name = format!("{kernel}_lstm_{tile}");
+            let launch = launches.iter().find(|launch| launch.kernel == name).expect(&name);
+            let ratio = |name: &str| launch.counts[name] / launch.counts[&format!("{name}_ideal")];
+            let (wavefronts, sectors) = (ratio("wavefronts"), ratio("sectors"));
+            println!(
+                "{storage:?} {name}: shared wavefronts {wavefronts:.3}, sectors {sectors:.3} of the ideal"
+            );
+            assert!(wavefronts <= 1.05 && sectors <= 1.05, "{storage:?} {name}: {launch:?}");
+            assert_eq!(launch.counts["local_bytes"], 0.0, "{storage:?} {name}");
+        }
+    }
+}

@@ -226,9 +226,8 @@ fn tiles_and_runs_give_the_same_bits() {
     let device = Device::take();
     for storage in Storage::TRAINED {
         for case in &cases {
-            let train = |backend: &pr_lstm::Cuda| {
-                case.train(&Runner::training(backend, &case.config, &case.flat))
-            };
+            let train =
+                |backend: &pr_lstm::Cuda| case.train(&Runner::training(backend, &case.config, &case.flat));
             let expected = train(&device.tiled(storage, 64));
             let name = format!("merge_{}_64", case.config.cell.name());
             assert!(device.launches().iter().any(|launch| launch.kernel == name) || !device.is_virtual());

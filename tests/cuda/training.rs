@@ -3,9 +3,9 @@
 
 use pr_lstm::backend::{AdamBuffers, Backend, Labelled};
 use pr_lstm::model::Cell;
+use pr_lstm::reference::{self, round_bf16};
 use pr_lstm::tasks::Task;
 use pr_lstm::train::{Settings, StepMetrics, Trainer};
-use pr_lstm::reference::{self, round_bf16};
 use pr_lstm::verify::Tolerances;
 use pr_lstm::{Adam, Checkpoint, Config, Cpu, Cuda, Dtype, Error, Outputs, Parameters, Tape};
 
@@ -205,9 +205,7 @@ fn adam_has_the_bits_of_the_cpu() {
         assert_eq!((found_state, state), ([4, 0], [4, 0]));
         assert_same_bits(&found_norms, &norms, "norms");
         for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            for (name, (found, expected)) in
-                ["parameters", "m", "v"].iter().zip(found.iter().zip(expected))
-            {
+            for (name, (found, expected)) in ["parameters", "m", "v"].iter().zip(found.iter().zip(expected)) {
                 assert_same_bits(found, expected, &format!("{len} parameters, step {step}, {name}"));
             }
         }
@@ -261,10 +259,7 @@ fn f16_is_not_trained() {
     let backend = device.backend(Storage::F16);
     assert!(!backend.can_train());
     let config = Config::new(3, 4, 2);
-    refused(
-        Parameters::init(&config, backend, 0).map(drop),
-        &["training in f16 on cuda:0", "bf16 or f32"],
-    );
+    refused(Parameters::init(&config, backend, 0).map(drop), &["training in f16 on cuda:0", "bf16 or f32"]);
     assert!(Tolerances::cuda(Dtype::Bf16).gradients == Storage::Bf16.gradient_tolerance());
 }
 
@@ -331,9 +326,7 @@ fn two_hundred_steps_beside_the_cpu() {
     for storage in [Storage::Split, Storage::Bf16] {
         let (found, _) = run(&mut Trainer::new(settings.clone(), device.backend(storage)).unwrap());
         let (first, last) = learned(&found);
-        let error = |step: usize| {
-            distance(&[f64::from(found[step].loss)], &[f64::from(expected[step].loss)])
-        };
+        let error = |step: usize| distance(&[f64::from(found[step].loss)], &[f64::from(expected[step].loss)]);
         let worst = (0..20).map(error).fold(0.0, f64::max);
         println!("{storage:?}: {first:.4}, then {last:.4}; worst of 20 {worst:.1e}");
         if storage == Storage::Split {

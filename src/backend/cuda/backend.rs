@@ -3,8 +3,8 @@
 use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut, DeviceSlice, SyncOnDrop};
 
 use super::arguments::{AddArguments, CopyArguments, ReadoutArguments, StatesArguments};
-use super::driver::{device_name, out_of_memory};
 use super::backward::Backward;
+use super::driver::{device_name, out_of_memory};
 use super::frame::Frame;
 use super::launch::{self, Span};
 use super::storage::{ALIGNMENT, Sizes, Storage};

@@ -104,8 +104,7 @@ impl Backward<'_> {
         for stage in (1..=last).rev() {
             let (arguments, columns) =
                 self.transposed(&weights.stages[stage], self.frame.z(&self.kept, stage, first, rows))?;
-            let arguments =
-                TransposedArguments { gates: self.gates(stage - 1, first, rows), ..arguments };
+            let arguments = TransposedArguments { gates: self.gates(stage - 1, first, rows), ..arguments };
             let kernels = self.kernels.into_gates(plan.config.cell, kind(stage - 1));
             cuda.tiled("run a layer backward", kernels, &arguments, columns, rows)?;
         }

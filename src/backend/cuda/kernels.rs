@@ -121,12 +121,7 @@ impl Module {
     }
 
     /// A kernel `name_64`, and the larger tiles that it is made in.
-    pub(super) fn by_tile(
-        &self,
-        name: &str,
-        most: Tile,
-        shared: impl Fn(usize) -> usize,
-    ) -> Result<ByTile> {
+    pub(super) fn by_tile(&self, name: &str, most: Tile, shared: impl Fn(usize) -> usize) -> Result<ByTile> {
         let mut kernels = [None, None];
         for tile in Tile::ALL.into_iter().filter(|tile| tile.rows() <= most.rows()) {
             kernels[tile as usize] = self.tiled(&format!("{name}_{}", tile.rows()), shared(tile.rows()))?;

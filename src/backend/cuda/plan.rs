@@ -137,9 +137,7 @@ impl CudaPlan {
     pub(super) fn entries(&self) -> [usize; 8] {
         let CudaPlan { merges, leaves, outputs, .. } = *self;
         match self.pass {
-            Pass::Train => {
-                [merges, merges, merges, leaves, outputs, self.slots + 1, 2 * merges, self.slots]
-            }
+            Pass::Train => [merges, merges, merges, leaves, outputs, self.slots + 1, 2 * merges, self.slots],
             _ => [merges, merges, merges, leaves, outputs, 0, 0, 0],
         }
     }

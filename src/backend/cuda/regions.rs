@@ -117,56 +117,105 @@ impl CudaPlan {
 mod tests {
     use super::*;
     use crate::backend::cuda::Cuda;
-    use crate::model::Config;
+    use crate::model::{Cell, Config};
     use crate::random::{Purpose, Random};
     use crate::tree::{Outputs, Planner, Rows, Schedule};
 
-    #[test]
-    fn what_is_made_for_the_largest_batch_does_for_all() {
+    fn device() -> Cuda {
         if !std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
             virtual_gpu::load().expect("the virtual GPU was built with the tests");
         }
-        let cuda = Cuda::new(0).expect("a device");
-        let (most_batch, most_time) = (9, 40);
+        Cuda::new(0).expect("a device")
+    }
+
+    #[test]
+    fn what_is_made_for_the_largest_batch_does_for_all() {
+        let cuda = device();
         for (input, unary, outputs) in [
             (3, 0, Outputs::Last),
             (3, 1, Outputs::All),
-            (40_000, 2, Outputs::LastN(2)),
+            (1 << 20, 2, Outputs::LastN(2)),
             (1, 2, Outputs::At(vec![0])),
         ] {
             let config = Config::new(input, 20, 2).unary_layers(unary);
-            let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
-            let mut padded = |schedule: &mut Schedule, batch, time| {
-                planner.padded(schedule, batch, time, &outputs, Rows::Reuse).expect("a schedule");
-            };
-            padded(&mut schedule, most_batch, most_time);
-            let mut plan = CudaPlan::new(&cuda, &config, Pass::Infer, &schedule).expect("a plan");
-            let mut most = plan.regions().end;
-            let mut ragged = Planner::new();
-            ragged
-                .ragged(&mut schedule, &vec![most_time; most_batch], &outputs, Rows::Reuse)
-                .expect("a schedule");
-            plan.fill(&cuda, &schedule).expect("a plan");
-            most = most.max(plan.regions().end);
-            let words = plan.lists.len();
-            let mut random = Random::new(3, Purpose::Show, input as u64, unary as u32);
-            for _ in 0..200 {
-                let lengths: Vec<usize> = (0..=random.below(most_batch as u32))
-                    .take(most_batch)
-                    .map(|_| 2 + random.below(most_time as u32 - 1) as usize)
-                    .collect();
-                if random.below(2) == 0 {
-                    padded(&mut schedule, lengths.len(), lengths[0]);
-                } else {
-                    ragged.ragged(&mut schedule, &lengths, &outputs, Rows::Reuse).expect("a schedule");
-                }
-                plan.fill(&cuda, &schedule).expect("a plan");
-                let bytes = plan.regions().end;
-                assert!(bytes <= most, "{bytes} bytes for {lengths:?}, {most} for the largest");
-                assert_eq!(plan.lists.len(), words, "lists grew for {lengths:?}");
-                // No chunk of dense input is larger than its place.
-                let chunk = plan.leaves_at_once() * plan.width * plan.sizes.input_row;
-                assert!(plan.regions().input + chunk <= bytes);
+            largest_does_for_all(&cuda, &config, &outputs, Pass::Infer, Rows::Reuse);
+            largest_does_for_all(&cuda, &config, &outputs, Pass::Train, Rows::Keep);
+        }
+    }
+
+    fn largest_does_for_all(cuda: &Cuda, config: &Config, outputs: &Outputs, pass: Pass, rows: Rows) {
+        let (most_batch, most_time) = (9, 40);
+        let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
+        let mut padded = |schedule: &mut Schedule, batch, time| {
+            planner.padded(schedule, batch, time, outputs, rows).expect("a schedule");
+        };
+        padded(&mut schedule, most_batch, most_time);
+        let mut plan = CudaPlan::new(cuda, config, pass, &schedule).expect("a plan");
+        let mut most = plan.regions().end;
+        let mut ragged = Planner::new();
+        ragged.ragged(&mut schedule, &vec![most_time; most_batch], outputs, rows).expect("a schedule");
+        plan.fill(cuda, &schedule).expect("a plan");
+        most = most.max(plan.regions().end);
+        let words = plan.lists.len();
+        let mut random = Random::new(3, Purpose::Show, config.input as u64, config.unary_layers as u32);
+        for _ in 0..200 {
+            let lengths: Vec<usize> = (0..=random.below(most_batch as u32))
+                .take(most_batch)
+                .map(|_| 2 + random.below(most_time as u32 - 1) as usize)
+                .collect();
+            if random.below(2) == 0 {
+                padded(&mut schedule, lengths.len(), lengths[0]);
+            } else {
+                ragged.ragged(&mut schedule, &lengths, outputs, rows).expect("a schedule");
+            }
+            plan.fill(cuda, &schedule).expect("a plan");
+            let bytes = plan.regions().end;
+            assert!(bytes <= most, "{bytes} bytes for {lengths:?}, {most} for the largest");
+            assert_eq!(plan.lists.len(), words, "lists grew for {lengths:?}");
+            // No chunk of dense input is larger than its place.
+            let chunk = plan.leaves_at_once() * plan.width * plan.sizes.input_row;
+            assert!(plan.regions().input + chunk <= bytes);
+        }
+    }
+
+    /// What is kept is there at once: no two matrices share a byte, and the last ends where the workspace does.
+    #[test]
+    fn matrices_that_are_kept_do_not_overlap() {
+        let cuda = device();
+        for (cell, unary, width, time) in
+            [(Cell::Lstm, 2, 3, 9), (Cell::Lstm, 0, 1, 1), (Cell::Rnn, 1, 70, 5), (Cell::Lstm, 1, 9000, 4)]
+        {
+            let config = Config::new(5, 33, 2).cell(cell).unary_layers(unary);
+            let mut schedule = Schedule::default();
+            Planner::new().padded(&mut schedule, width, time, &Outputs::All, Rows::Keep).expect("a schedule");
+            let plan = CudaPlan::new(&cuda, &config, Pass::Train, &schedule).expect("a plan");
+            let Regions { h, c, kept, end, .. } = plan.regions();
+            let kept = kept.expect("a way back");
+            let Sizes { storage, units, h_row, c_row, .. } = plan.sizes;
+            let (slots, leaves, merges) = (schedule.slots() * width, plan.leaf_rows(), plan.merge_rows());
+            let z = |states: usize| storage.row_bytes(cell.gates(states) * units);
+            let layers = [(leaves, 0, 16), (merges, 2, 96), (if unary > 0 { merges } else { 0 }, 1, 48)];
+            let partial = layers.map(|(rows, states, inputs)| {
+                let numbers = (inputs + 1) * cell.gates(states) * units;
+                Chunks::of(rows, numbers).count * numbers * 4
+            });
+            let matrices = [
+                (h, slots * h_row),
+                (c, slots * c_row),
+                (kept.stage_h, unary * merges * h_row),
+                (kept.stage_c, unary * merges * c_row),
+                (kept.z_leaf, leaves * z(0)),
+                (kept.z_merge, merges * z(2)),
+                (kept.z_unary, unary * merges * z(1)),
+                (kept.dc, plan.steps().map(|step| step.1 * width).max().unwrap_or(0).min(MOST_ROWS) * c_row),
+                (kept.partial, partial.into_iter().max().expect("a layer")),
+                (kept.h_places, merges * 2 * 4 * units),
+                (kept.c_places, merges * 2 * c_row),
+            ];
+            for (index, (start, bytes)) in matrices.into_iter().enumerate() {
+                let next = matrices.get(index + 1).map_or(end, |next| next.0);
+                assert!(start + bytes <= next, "{config:?}, matrix {index}");
+                assert_eq!(start % ALIGNMENT, 0);
             }
         }
     }

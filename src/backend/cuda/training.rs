@@ -61,7 +61,8 @@ impl TrainingKernels {
         let loss = Module::load(context, device, "loss")?;
         let adam = Module::load(context, device, "adam")?;
         let most = if storage == Storage::Bf16 { Tile::Rows128 } else { Tile::Rows64 };
-        let transposed = |name: &str| module.by_tile(name, most, |tile| storage.transposed_shared_bytes(tile));
+        let transposed =
+            |name: &str| module.by_tile(name, most, |tile| storage.transposed_shared_bytes(tile));
         let gather =
             |cell: Cell, kind: Kind| module.function(&format!("gather_{}_{}", kind.name(), cell.name()));
         let gathers = |cell| {

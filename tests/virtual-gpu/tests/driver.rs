@@ -247,4 +247,8 @@ fn calls_are_counted_by_name() {
     calls.retain(|name, _| !name.starts_with("cuCtx"));
     let expected = [("cuMemFree_v2".to_owned(), 1), ("cuStreamSynchronize".to_owned(), 2)];
     assert_eq!(calls.into_iter().collect::<Vec<_>>(), expected);
+    // A call that this driver answers through another one is one call.
+    // SAFETY: a stream that is alive.
+    unsafe { sys::cuStreamQuery(stream.cu_stream()).result() }.unwrap();
+    assert_eq!(virtual_gpu::calls().into_iter().collect::<Vec<_>>(), [("cuStreamQuery".to_owned(), 1)]);
 }
