@@ -311,6 +311,24 @@ fn memory_of_every_width() {
     assert_eq!(out[..11], [4, 3, 2, 1, 0xffff_fffe, 0xfe, 0xffff_8efe, 0x8efe_1234, 0x1234_8efe, 5, 0xfe]);
 }
 
+/// Lanes whose words lie three apart, so that some share sixteen bytes: each reads what it wrote itself.
+#[test]
+fn a_lane_meets_its_own_words_at_any_distance() {
+    let _alone = alone();
+    for distance in 1..=9 {
+        let body = format!(
+            "mul.lo.u32 %r1, %r0, {};\ncvt.u64.u32 %rd2, %r1;\nadd.s64 %rd3, %rd1, %rd2;\n\
+             ld.global.u32 %r2, [%rd3];\nadd.u32 %r2, %r2, %r0;\nst.global.u32 [%rd3], %r2;\n\
+             ld.global.u32 %r2, [%rd3];\nadd.u32 %r2, %r2, 1;\nst.global.u32 [%rd3], %r2;",
+            4 * distance
+        );
+        let found = run(&body, &[0]);
+        for lane in 0..32 {
+            assert_eq!(found[lane * distance], lane as u32 + 1, "lane {lane}, {distance} words apart");
+        }
+    }
+}
+
 #[test]
 fn functions_are_called() {
     let _alone = alone();

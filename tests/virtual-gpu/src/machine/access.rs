@@ -125,19 +125,19 @@ impl Block<'_> {
             }
             let at = address & !15;
             let mine = (own << (address & 15)) as u16;
-            if at == chunk {
-                // Lane and address must rise together, in even steps, for it to be known whose a byte is.
-                let (lanes, bytes) = (lane as u64 - u64::from(touched.first), address.wrapping_sub(start));
-                let step = bytes / lanes;
-                let even =
-                    step < 16 && step.is_power_of_two() && step >= size as u64 && step * lanes == bytes;
-                if !even || !(touched.stride == 16 || u64::from(touched.stride) == step) {
-                    touched.stride = 0;
-                } else if touched.stride != 0 {
-                    touched.stride = step as u8;
-                }
+            // Lane and address must rise together, in even steps, for it to be known whose a byte is.
+            let (lanes, bytes) = (lane as u64 - u64::from(touched.first), address.wrapping_sub(start));
+            let step = bytes / lanes.max(1);
+            let even = step < 16 && step.is_power_of_two() && step >= size as u64 && step * lanes == bytes;
+            let even = even && (touched.stride == 16 || u64::from(touched.stride) == step);
+            if at == chunk && even {
+                touched.stride = step as u8;
+                touched.bytes |= mine;
+            } else if at == chunk && (touched.stride == 0 || touched.bytes & mine != 0) {
+                touched.stride = 0;
                 touched.bytes |= mine;
             } else {
+                // Another chunk, or another's bytes of the same one.
                 if touched.bytes != 0 {
                     self.global_chunk(warp, addresses, mask, chunk, touched, access)?;
                 }
