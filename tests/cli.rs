@@ -316,12 +316,25 @@ mod cuda {
         let folder = temporary();
         let cells = golden("cell");
         let cells = cells.to_str().expect("utf-8");
-        for (dtype, tolerance) in [("f32", 1e-4), ("bf16", 2e-2), ("f16", 5e-3)] {
+        for (dtype, tolerance, of_gradients) in
+            [("f32", 1e-4, Some(1e-4)), ("bf16", 2e-2, Some(5e-2)), ("f16", 5e-3, None)]
+        {
             let arguments = ["verify", cells, "--json", "--device", "cuda:0", "--dtype", dtype];
             let text = stdout(&on_gpu(folder.path(), &arguments, &[]));
             let lines: Vec<Value> =
                 text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-            let found: Vec<&Value> = lines.iter().filter(|line| line["device"] == "cuda:0").collect();
+            let gradient = |line: &Value| line["tensor"].as_str().is_some_and(|t| t.starts_with("grad."));
+            let (gradients, found): (Vec<&Value>, Vec<&Value>) =
+                lines.iter().filter(|line| line["device"] == "cuda:0").partition(|line| gradient(line));
+            // Of leaf, merge and read-out at least, and of the input.
+            let least = if of_gradients.is_some() { 7 * cell_files().len() } else { 0 };
+            assert!(gradients.len() >= least && gradients.is_empty() == (least == 0), "{}", gradients.len());
+            assert!(
+                gradients
+                    .iter()
+                    .all(|l| l["ok"] == true
+                        && Some(&l["tolerance"]) == of_gradients.map(Value::from).as_ref())
+            );
             assert_eq!(found.len(), 3 * cell_files().len(), "hidden, output and loss of every file");
             assert!(found.iter().all(|line| line["ok"] == true && line["tolerance"] == tolerance));
             // A type that was not used would leave no error of its size.
@@ -346,10 +359,10 @@ mod cuda {
     }
 
     #[test]
-    fn training_and_devices_that_are_not_there_are_one_line() {
+    fn training_in_f16_and_devices_that_are_not_there_are_one_line() {
         let folder = temporary();
-        let train = ["train", "parity_check", "--device", "cuda:0", "--out", "run"];
-        refuses(folder.path(), &train, &[], &["training on cuda:0", "train with cpu"]);
+        let train = ["train", "parity_check", "--device", "cuda:0", "--dtype", "f16", "--out", "run"];
+        refuses(folder.path(), &train, &[], &["training in f16 on cuda:0", "train in bf16 or f32"]);
         assert!(!folder.path().join("run").exists(), "a folder was left");
         let other = ["evaluate", "x", "--device", "cuda:7"];
         refuses(folder.path(), &other, &[], &["device", "below 1", "got 7"]);
@@ -358,6 +371,32 @@ mod cuda {
         refuses(folder.path(), &here, &[("COUNT", "0")], &["CUDA is not available", "no device"]);
         refuses(folder.path(), &here, &[("CHIP", "sm_75")], &["sm_75", "sm_80 or newer"]);
         refuses(folder.path(), &here, &[("DRIVER", "11000")], &["CUDA 11.0", "at least 11.4"]);
+    }
+
+    /// Six steps at once, and three, then the others from the checkpoint: the same bytes.
+    #[test]
+    fn a_run_goes_on_where_it_was_left() {
+        let folder = temporary();
+        let small = ["--hidden", "16", "--batch", "4", "--max-length", "5", "--seed", "3"];
+        let little = ["--samples", "1", "--every", "499"];
+        for dtype in ["f32", "bf16"] {
+            let train = |out: &str, steps: &str| {
+                let run = ["train", "parity_check", "--out", out, "--steps", steps, "--dtype", dtype];
+                stdout(&on_gpu(folder.path(), &[&run[..], &small, &little, &CUDA].concat(), &[]))
+            };
+            let (whole, part) = (format!("whole-{dtype}"), format!("part-{dtype}"));
+            let text = train(&whole, "6");
+            assert!(text.contains("cuda:0") && text.contains("step       6"), "{text}");
+            train(&part, "3");
+            let resume = ["train", "--resume", &part, "--steps", "6", "--dtype", dtype];
+            let text = stdout(&on_gpu(folder.path(), &[&resume[..], &little, &CUDA].concat(), &[]));
+            assert!(text.contains("going on after step 3"), "{text}");
+            let read = |run: &str| {
+                let path = folder.path().join(run).join("model.safetensors");
+                std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+            };
+            assert!(read(&whole) == read(&part), "{dtype}: the runs differ");
+        }
     }
 
     #[test]

@@ -246,13 +246,59 @@ fn another_type() {
 fn training_in_f16_is_refused_at_once() {
     let _alone = alone();
     let cuda = Cuda::new(0).and_then(|cuda| cuda.with_dtype(Dtype::F16)).expect("a device");
-    let words = &["training in f16 on cuda:0", "not available", "bf16 or f32"];
+    assert!(!cuda.can_train());
+    let words = &["training in f16 on cuda:0", "not available", "train in bf16 or f32"];
     let config = checkpoint().config;
     refused(Parameters::init(&config, cuda.clone(), 0).map(drop), words);
     refused(cuda.weights(&config, Pass::Train).map(drop), words);
     let mut schedule = Schedule::default();
     Planner::new().padded(&mut schedule, 2, 4, &Outputs::All, Rows::Keep).expect("a schedule");
     refused(cuda.plan(&config, &schedule, Pass::Train).map(drop), words);
+}
+
+/// Of a pass backward: shapes that are not the plan's, weights and plans without a way back. Nothing is written.
+#[test]
+fn a_pass_backward_over_other_things() {
+    let _alone = alone();
+    let cuda = Cuda::new(0).expect("a device");
+    let checkpoint = checkpoint();
+    let config = &checkpoint.config;
+    let len = checkpoint.parameters.len();
+    let mut flat = cuda.alloc::<f32>(len).expect("memory");
+    cuda.upload(&checkpoint.parameters, flat.as_view_mut()).expect("a copy");
+    let [infer, train] = [Pass::Infer, Pass::Train].map(|pass| {
+        let mut weights = cuda.weights(config, pass).expect("weights");
+        cuda.pack(flat.as_view(), &mut weights).expect("packed weights");
+        let mut schedule = Schedule::default();
+        let rows = if pass == Pass::Train { Rows::Keep } else { Rows::Reuse };
+        Planner::new().padded(&mut schedule, 2, 4, &Outputs::All, rows).expect("a schedule");
+        (weights, cuda.plan(config, &schedule, pass).expect("a plan"))
+    });
+    let bytes = cuda.workspace_bytes(&train.1);
+    let mut workspace = cuda.alloc::<u8>(bytes).expect("memory");
+    let tokens = cuda.alloc::<u32>(8).expect("memory");
+    let hidden = cuda.alloc::<f32>(8 * config.hidden + 1).expect("memory");
+    let mut d_input = cuda.alloc::<f32>(8 * config.input + 1).expect("memory");
+    let mut gradient = cuda.alloc::<f32>(len + 1).expect("memory");
+    cuda.upload(&vec![7.0; len + 1], gradient.as_view_mut()).expect("a copy");
+    let mut run = |weights, plan, bytes: usize, rows: usize, numbers: usize, inputs: usize| {
+        let (workspace, d_input) = (workspace.slice_mut(..bytes), d_input.slice_mut(..inputs));
+        let (hidden, gradient) = (hidden.slice(..rows), gradient.slice_mut(..numbers));
+        let input = Input::Tokens(tokens.as_view());
+        cuda.scan_backward(weights, plan, input, workspace, hidden, gradient, Some(d_input))
+    };
+    let (rows, inputs) = (8 * config.hidden, 8 * config.input);
+    let inference = &["plan and weights", "those of a training pass"];
+    refused(run(&infer.0, &train.1, bytes, rows, len, inputs), inference);
+    refused(run(&train.0, &infer.1, bytes, rows, len, inputs), inference);
+    let (weights, plan) = &train;
+    refused(run(weights, plan, bytes - 1, rows, len, inputs), &["workspace", &format!("at least {bytes}")]);
+    refused(run(weights, plan, bytes, rows + 1, len, inputs), &["d_hidden", &format!("{rows} elements")]);
+    refused(run(weights, plan, bytes, rows, len + 1, inputs), &["gradient", &format!("{len} elements")]);
+    refused(run(weights, plan, bytes, rows, len, inputs + 1), &["d_input", &format!("{inputs} elements")]);
+    let mut written = vec![0.0; len + 1];
+    cuda.download(gradient.as_view(), &mut written).expect("a copy");
+    assert!(written.iter().all(|&x| x == 7.0), "something was written");
 }
 
 #[test]

@@ -70,6 +70,9 @@ struct TrainArgs {
     /// Samples at each length of the final evaluation.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     samples: u32,
+    /// Only every n-th length in the final evaluation.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
     #[command(flatten)]
     device: DeviceArgs,
 }

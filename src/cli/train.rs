@@ -87,11 +87,13 @@ pub fn run<B: Backend>(args: TrainArgs, backend: B, out: &mut impl Write) -> Res
     }
     bar.finish_and_clear();
     let seconds = before + start.elapsed().as_secs_f64();
-    writeln!(out, "trained in {seconds:.1} s; evaluating {} samples at every length to 500", args.samples)?;
+    let (samples, every) = (args.samples, args.every as usize);
+    let which = if every == 1 { "every length".into() } else { format!("one length in {every}") };
+    writeln!(out, "trained in {seconds:.1} s; evaluating {samples} samples at {which} to 500")?;
 
     let lengths = 1..=*SCORED.end();
-    let samples = args.samples as usize;
-    let evaluation = Evaluation { task: settings.task, lengths, every: 1, samples, seed: settings.seed };
+    let samples = samples as usize;
+    let evaluation = Evaluation { task: settings.task, lengths, every, samples, seed: settings.seed };
     let start = Instant::now();
     let results = evaluate::with_progress(&evaluation, &trainer.parameters().model())?;
     evaluate::table(&results, Some(settings.max_length), out)?;

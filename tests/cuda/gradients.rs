@@ -113,17 +113,18 @@ impl Case {
     }
 }
 
-/// Runs the cases on every path that trains; prints the worst errors.
-fn check(cases: &[Case]) {
+/// Runs the cases on every path that trains; prints the worst errors. `bf16` is what that may be off by.
+fn check(cases: &[Case], bf16: f64) {
     let expected: Vec<[[Vec<f64>; 2]; 2]> = cases
         .iter()
         .map(|case| [Storage::Bf16, Storage::Split].map(|storage| case.expected(storage)))
         .collect();
     let device = Device::take();
+    let mut wrong = Vec::new();
     for (storage, index) in Storage::TRAINED.into_iter().zip([0, 1, 1]) {
         let backend = device.backend(storage);
-        let most = storage.gradient_tolerance();
-        let (mut worst, mut wrong) = ((0.0f64, String::new(), 0.0f64), Vec::new());
+        let most = if storage == Storage::Bf16 { bf16 } else { storage.gradient_tolerance() };
+        let mut worst = (0.0f64, String::new(), 0.0f64);
         for (case, expected) in cases.iter().zip(&expected) {
             let [parameters, input] = &expected[index];
             let found = case.train(&Runner::training(&backend, &case.config, &case.flat));
@@ -131,7 +132,7 @@ fn check(cases: &[Case]) {
             let by_input = if input.is_empty() { 0.0 } else { distance(&widen(&found.d_input), input) };
             // NaN is not within the tolerance.
             if !(error <= most && by_input <= most) {
-                wrong.push(format!("{}, {name}: {error:e}, input: {by_input:e}", case.what));
+                wrong.push(format!("{storage:?}, {}, {name}: {error:e}, input: {by_input:e}", case.what));
             }
             if error > worst.0 {
                 (worst.0, worst.1) = (error, name);
@@ -139,16 +140,16 @@ fn check(cases: &[Case]) {
             worst.2 = worst.2.max(by_input);
         }
         println!("{storage:?}: {:.1e} at {}, input {:.1e}", worst.0, worst.1, worst.2);
-        assert!(wrong.is_empty(), "{storage:?}: {wrong:#?}");
         assert!(worst.0 > 0.0 && worst.2 > 0.0, "{storage:?} is never exact");
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn random_shapes_follow_the_oracle() {
-    let cases: Vec<Case> = (0..24).map(|case| Case::random(2000 + case)).collect();
+    let cases: Vec<Case> = (0..20).map(|case| Case::random(2000 + case)).collect();
     cases.iter().for_each(|case| println!("{}", case.what));
-    check(&cases);
+    check(&cases, Storage::Bf16.gradient_tolerance());
 }
 
 #[test]
@@ -174,24 +175,26 @@ fn corners_follow_the_oracle() {
         }
     }
     let cases: Vec<Case> = (200_000..).zip(shapes).map(|(seed, shape)| Case::draw(seed, shape)).collect();
-    check(&cases);
+    check(&cases, Storage::Bf16.gradient_tolerance());
 }
 
-/// Steps in several chunks, weights' gradients in many, each of two windows of 2048 rows.
+/// Steps in several chunks, weights' gradients in many, each of two windows of 2048 rows. Of so many rows some hundred lie
+/// within a rounding of bf16 of the read-out's kink, on this side of it or that, with all of their gradient; a chunk that
+/// were left out would be off by more.
 #[test]
 fn many_rows_follow_the_oracle() {
-    let base = Shape { batch: 17_500, time: 4, hidden: 2, input: 2, ..BASE };
+    let base = Shape { time: 2, hidden: 2, input: 2, outputs: 1, ..BASE };
     let cases = [
-        Case::draw(210, Shape { cell: Cell::Rnn, layers: 1, dense: false, ..base }),
-        Case::draw(211, Shape { cell: Cell::Lstm, layers: 0, outputs: 1, ..base }),
+        Case::draw(210, Shape { cell: Cell::Rnn, layers: 0, batch: 66_000, dense: false, ..base }),
+        Case::draw(211, Shape { cell: Cell::Lstm, layers: 1, batch: 16_500, ..base }),
     ];
-    check(&cases);
+    check(&cases, 0.2);
 }
 
 /// One model of each cell and its batch, tokens and dense, small.
 fn small(random: &mut Random) -> Vec<Case> {
     let seed = u64::from(random.bits());
-    let lstm = Shape { hidden: 72, input: 20, time: 5, batch: 24, ..BASE };
+    let lstm = Shape { hidden: 72, input: 20, time: 4, batch: 12, ..BASE };
     vec![
         Case::draw(seed, Shape { ragged: true, ..lstm }),
         Case::draw(seed + 1, Shape { dense: false, layers: 2, outputs: 2, ..lstm }),
@@ -264,14 +267,14 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
             let config = Config::new(5, hidden, 3).cell(cell).unary_layers(layers);
             let flat = narrow(&parameters(&config, &mut random, 1.0));
             let runner = Runner::training(&backend, &config, &flat);
-            for lengths in [vec![6; 30], lengths(&mut random, 30, 7)] {
+            for lengths in [vec![6; 20], lengths(&mut random, 20, 7)] {
                 let batch = Batch::dense(&mut random, &lengths, config.input);
                 let rows: usize = lengths.iter().sum();
                 let d_logits = narrow(&normals(&mut random, rows * config.output, 1.0));
                 let together = runner.train(&kept(&lengths, &Outputs::All), &batch, &d_logits, 1);
                 let inferred = Runner::new(&backend, &config, &flat).all(&batch);
                 assert_same_bits(&inferred.hidden, &together.hidden, "inference and training");
-                for place in [0, between(&mut random, 1, 28), 29] {
+                for place in [0, between(&mut random, 1, 18), 19] {
                     let first: usize = lengths[..place].iter().sum();
                     let part = |width: usize| first * width..(first + lengths[place]) * width;
                     let schedule = kept(&lengths[place..=place], &Outputs::All);
@@ -293,7 +296,9 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
 
 #[test]
 fn ten_orders_of_warps_and_blocks_give_the_same_bits() {
-    let cases = small(&mut random(250));
+    let mut cases = small(&mut random(250));
+    // A dense LSTM and an RNN of tokens.
+    (cases.remove(1), cases.pop());
     let device = Device::take();
     if !device.is_virtual() {
         return;

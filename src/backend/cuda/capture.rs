@@ -101,7 +101,7 @@ impl<T: GraphInput> std::fmt::Debug for Graph<'_, T> {
 /// it: the capture has a stream of its own.
 ///
 /// # Errors
-/// [`Error::Unavailable`] if cudarc's event tracking is on in the stream's context, or the stream is being captured; as
+/// [`Error::Unavailable`](crate::Error::Unavailable) if cudarc's event tracking is on in the stream's context, or the stream is being captured; as
 /// [`Model::forward_into`]. No capture is left open.
 pub fn capture<'a, T: GraphInput>(
     model: &Model<Cuda>,
