@@ -191,6 +191,25 @@ fn many_rows_follow_the_oracle() {
     check(&cases, 0.2);
 }
 
+/// A token that the model does not have: its gradient is none, so that no optimiser takes a step on it.
+#[test]
+fn a_token_that_is_none_has_no_gradient() {
+    let device = Device::take();
+    for storage in Storage::TRAINED {
+        let backend = device.backend(storage);
+        for cell in [Cell::Lstm, Cell::Rnn] {
+            let mut case = Case::draw(260, Shape { cell, dense: false, ..BASE });
+            let train = |case: &Case| case.train(&Runner::training(&backend, &case.config, &case.flat));
+            assert!(train(&case).gradients.iter().all(|g| g.is_finite()));
+            let Batch::Tokens(sequences) = &mut case.batch else { panic!("tokens") };
+            sequences[3][2] = 3;
+            let found = train(&case).gradients;
+            let norm: f32 = found.iter().map(|g| g * g).sum();
+            assert!(!norm.is_finite(), "{storage:?}, {cell:?}: {norm}");
+        }
+    }
+}
+
 /// One model of each cell and its batch, tokens and dense, small.
 fn small(random: &mut Random) -> Vec<Case> {
     let seed = u64::from(random.bits());
