@@ -191,6 +191,25 @@ fn many_rows_follow_the_oracle() {
     check(&cases, 0.2);
 }
 
+/// A token that the model does not have: its gradient is none, so that no optimiser takes a step on it.
+#[test]
+fn a_token_that_is_none_has_no_gradient() {
+    let device = Device::take();
+    for storage in Storage::TRAINED {
+        let backend = device.backend(storage);
+        for cell in [Cell::Lstm, Cell::Rnn] {
+            let mut case = Case::draw(260, Shape { cell, dense: false, ..BASE });
+            let train = |case: &Case| case.train(&Runner::training(&backend, &case.config, &case.flat));
+            assert!(train(&case).gradients.iter().all(|g| g.is_finite()));
+            let Batch::Tokens(sequences) = &mut case.batch else { panic!("tokens") };
+            sequences[3][2] = 3;
+            let found = train(&case).gradients;
+            let norm: f32 = found.iter().map(|g| g * g).sum();
+            assert!(!norm.is_finite(), "{storage:?}, {cell:?}: {norm}");
+        }
+    }
+}
+
 /// One model of each cell and its batch, tokens and dense, small.
 fn small(random: &mut Random) -> Vec<Case> {
     let seed = u64::from(random.bits());
@@ -298,7 +317,8 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
 fn ten_orders_of_warps_and_blocks_give_the_same_bits() {
     let mut cases = small(&mut random(250));
     // A dense LSTM and an RNN of tokens.
-    (cases.remove(1), cases.pop());
+    cases.remove(1);
+    cases.pop();
     let device = Device::take();
     if !device.is_virtual() {
         return;

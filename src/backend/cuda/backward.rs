@@ -105,7 +105,7 @@ impl Backward<'_> {
             let (arguments, columns) =
                 self.transposed(&weights.stages[stage], self.frame.z(&self.kept, stage, first, rows))?;
             let arguments = TransposedArguments { gates: self.gates(stage - 1, first, rows), ..arguments };
-            let kernels = self.kernels.gates_below(plan.config.cell, kind(stage - 1));
+            let kernels = self.kernels.gates_before(plan.config.cell, kind(stage - 1));
             cuda.tiled("run a layer backward", kernels, &arguments, columns, rows)?;
         }
         let (arguments, columns) =

@@ -32,7 +32,7 @@ pub(super) struct TrainingKernels {
     /// By cell and kind.
     gather: [[CudaFunction; 3]; 2],
     /// By cell and kind; the leaf has none.
-    into_gates: [[ByTile; 2]; 2],
+    gates_before: [[ByTile; 2]; 2],
     pub into_places: ByTile,
     pub into_input: ByTile,
     pub weight_gradient: TiledKernel,
@@ -81,7 +81,7 @@ impl TrainingKernels {
         Ok(TrainingKernels {
             cells: Cells::load(&module, storage, most)?,
             gather: [gathers(Cell::Lstm)?, gathers(Cell::Rnn)?],
-            into_gates: [into(Cell::Lstm)?, into(Cell::Rnn)?],
+            gates_before: [into(Cell::Lstm)?, into(Cell::Rnn)?],
             into_places: transposed("into_places")?,
             into_input: transposed("into_input")?,
             weight_gradient,
@@ -105,7 +105,7 @@ impl TrainingKernels {
     }
 
     /// `dz` of the layer above into the gates of a merge or unary layer.
-    pub(super) fn gates_below(&self, cell: Cell, kind: Kind) -> &ByTile {
-        &self.into_gates[index(cell)][usize::from(kind == Kind::Unary)]
+    pub(super) fn gates_before(&self, cell: Cell, kind: Kind) -> &ByTile {
+        &self.gates_before[index(cell)][usize::from(kind == Kind::Unary)]
     }
 }
