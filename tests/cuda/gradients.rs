@@ -113,20 +113,20 @@ impl Case {
     }
 }
 
-/// Runs the cases on every path that trains; prints the worst errors. `bf16` is what that may be off by.
-fn check(cases: &[Case], bf16: f64) {
+/// Runs the cases on these paths; prints the worst errors. `bf16` is what that may be off by.
+fn check(cases: &[Case], storages: &[Storage], bf16: f64) {
     let expected: Vec<[[Vec<f64>; 2]; 2]> = cases
         .iter()
         .map(|case| [Storage::Bf16, Storage::Split].map(|storage| case.expected(storage)))
         .collect();
     let device = Device::take();
     let mut wrong = Vec::new();
-    for (storage, index) in Storage::TRAINED.into_iter().zip([0, 1, 1]) {
+    for &storage in storages {
         let backend = device.backend(storage);
         let most = if storage == Storage::Bf16 { bf16 } else { storage.gradient_tolerance() };
         let mut worst = (0.0f64, String::new(), 0.0f64);
         for (case, expected) in cases.iter().zip(&expected) {
-            let [parameters, input] = &expected[index];
+            let [parameters, input] = &expected[usize::from(storage != Storage::Bf16)];
             let found = case.train(&Runner::training(&backend, &case.config, &case.flat));
             let (error, name) = worst_parameter(&case.config, &widen(&found.gradients), parameters);
             let by_input = if input.is_empty() { 0.0 } else { distance(&widen(&found.d_input), input) };
@@ -140,7 +140,8 @@ fn check(cases: &[Case], bf16: f64) {
             worst.2 = worst.2.max(by_input);
         }
         println!("{storage:?}: {:.1e} at {}, input {:.1e}", worst.0, worst.1, worst.2);
-        assert!(worst.0 > 0.0 && worst.2 > 0.0, "{storage:?} is never exact");
+        let dense = expected.iter().any(|[_, [_, input]]| !input.is_empty());
+        assert!(worst.0 > 0.0 && (worst.2 > 0.0 || !dense), "{storage:?} is never exact");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -149,7 +150,7 @@ fn check(cases: &[Case], bf16: f64) {
 fn random_shapes_follow_the_oracle() {
     let cases: Vec<Case> = (0..20).map(|case| Case::random(2000 + case)).collect();
     cases.iter().for_each(|case| println!("{}", case.what));
-    check(&cases, Storage::Bf16.gradient_tolerance());
+    check(&cases, &Storage::TRAINED, Storage::Bf16.gradient_tolerance());
 }
 
 #[test]
@@ -175,7 +176,7 @@ fn corners_follow_the_oracle() {
         }
     }
     let cases: Vec<Case> = (200_000..).zip(shapes).map(|(seed, shape)| Case::draw(seed, shape)).collect();
-    check(&cases, Storage::Bf16.gradient_tolerance());
+    check(&cases, &Storage::TRAINED, Storage::Bf16.gradient_tolerance());
 }
 
 /// Steps in several chunks, weights' gradients in many, each of two windows of 2048 rows. Of so many rows some hundred lie
@@ -184,11 +185,10 @@ fn corners_follow_the_oracle() {
 #[test]
 fn many_rows_follow_the_oracle() {
     let base = Shape { time: 2, hidden: 2, input: 2, outputs: 1, ..BASE };
-    let cases = [
-        Case::draw(210, Shape { cell: Cell::Rnn, layers: 0, batch: 66_000, dense: false, ..base }),
-        Case::draw(211, Shape { cell: Cell::Lstm, layers: 1, batch: 16_500, ..base }),
-    ];
-    check(&cases, 0.2);
+    let rnn = Case::draw(210, Shape { cell: Cell::Rnn, layers: 0, batch: 66_000, dense: false, ..base });
+    let lstm = Case::draw(211, Shape { cell: Cell::Lstm, layers: 1, batch: 16_500, ..base });
+    check(&[rnn], &[Storage::Bf16, Storage::Ffma], 0.2);
+    check(&[lstm], &Storage::TRAINED, 0.2);
 }
 
 /// A token that the model does not have: its gradient is none, so that no optimiser takes a step on it.
