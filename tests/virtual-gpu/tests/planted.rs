@@ -133,9 +133,9 @@ fn races_in_device_memory_within_a_block() {
     caught(
         "bad_memory_without_warp_barrier",
         1,
-        &[race, "thread (1, 0, 0): ", "which thread (0, 0, 0) wrote"],
+        &[race, "thread (0, 0, 0): ", "which thread (1, 0, 0) wrote"],
     );
-    caught("bad_memory_between_lanes", 1, &[race, "which warp 0 wrote"]);
+    caught("bad_memory_between_lanes", 1, &[race, "thread (0, 0, 0): ", "which thread (3, 0, 0) wrote"]);
     clean("ok_memory_with_barrier", 1);
     caught("bad_memory_overwritten", 1, &["race in global memory: ", "with no barrier between"]);
     clean("ok_memory_overwritten", 1);
