@@ -25,24 +25,42 @@ struct GradientStage {
     static constexpr int kBytes = kColumnsAt + Storage::kPlanes * kColumnPlane;
 };
 
-// Copies `kWide` numbers of each of the stage's rows from column `first` on; zeros where there are none.
-template <class Storage, int kWide, int kRowBytes, int kPlaneBytes, class RowOf>
-__device__ inline void copy_rows(uint32_t to, const typename Storage::Element* from, uint32_t length, uint32_t first,
-                                 uint32_t rows, RowOf row_of) {
-    constexpr int kPerChunk = GradientStage<Storage>::kPerChunk;
-    constexpr int kChunks = kWide / kPerChunk, kStep = kThreads / kChunks;
-    const uint32_t chunk = threadIdx.x % kChunks, column = first + chunk * kPerChunk;
+// A thread's share of the copies of one operand: one chunk of some of a stage's rows, from rows of `length` numbers and
+// `kWide` of them from column `first` on; zeros beyond the length and beyond the last row.
+template <class Storage, int kWide, int kRowBytes, int kPlaneBytes>
+struct RowCopier {
+    using Element = typename Storage::Element;
+    static constexpr int kChunks = kWide / GradientStage<Storage>::kPerChunk;
+    static constexpr int kStep = kThreads / kChunks;
+
+    const char* column; // of row 0
+    uint32_t row, to;   // of the first copy: row of the stage, place in it
+    uint32_t row_bytes, plane_bytes;
+    bool live;
+
+    __device__ RowCopier(const void* from, uint32_t length, uint32_t first)
+        : row(keep<Storage>(threadIdx.x / kChunks)), row_bytes(Storage::kPlanes * length * sizeof(Element)),
+          plane_bytes(length * sizeof(Element)) {
+        const uint32_t chunk = threadIdx.x % kChunks, start = first + chunk * GradientStage<Storage>::kPerChunk;
+        live = start < length;
+        column = static_cast<const char*>(from) + (live ? start : 0) * sizeof(Element);
+        to = keep<Storage>(row * kRowBytes + chunk * kChunk);
+    }
+
+    // Starts the copy of a stage of `rows` rows; `row_of` numbers them.
+    template <class RowOf>
+    __device__ void copy(uint32_t stage, uint32_t rows, RowOf row_of) const {
 #pragma unroll
-    for (int i = 0; i < kGradientRows / kStep; ++i) {
-        const uint32_t row = threadIdx.x / kChunks + i * kStep;
-        const bool there = row < rows && column < length;
-        const typename Storage::Element* at = from + size_t(there ? row_of(row) : 0) * (Storage::kPlanes * length) + (there ? column : 0);
+        for (int i = 0; i < kGradientRows / kStep; ++i) {
+            const bool there = live && row + i * kStep < rows;
+            const char* from = column + uint64_t(row_of(row + i * kStep)) * row_bytes; // not read if there is none
 #pragma unroll
-        for (int plane = 0; plane < Storage::kPlanes; ++plane) {
-            copy_chunk_or_zero(to + plane * kPlaneBytes + row * kRowBytes + chunk * kChunk, at + plane * length, there ? kChunk : 0);
+            for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                copy_chunk_or_zero(stage + to + plane * kPlaneBytes + i * kStep * kRowBytes, from + plane * plane_bytes, there ? kChunk : 0);
+            }
         }
     }
-}
+};
 
 template <class Storage, bool kTensor = Storage::kTensor>
 struct GradientTile;
@@ -77,12 +95,17 @@ struct GradientTile<Storage, true> {
         for (int step = 0; step < kGradientRows / 16; ++step) {
             const uint32_t inputs = stage + input_at + step * 16 * S::kInputRow;
             const uint32_t columns = stage + column_at + step * 16 * S::kColumnRow;
+            // One plane: all inputs at hand while the columns pass; three: the other way, for fewer registers.
+            constexpr int kHeld = Storage::kPlanes == 1 ? kRows / 16 : 1;
 #pragma unroll
-            for (int m = 0; m < kRows / 16; ++m) {
-                uint32_t a[Storage::kPlanes][4];
+            for (int group = 0; group < kRows / 16; group += kHeld) {
+                uint32_t a[kHeld][Storage::kPlanes][4];
 #pragma unroll
-                for (int plane = 0; plane < Storage::kPlanes; ++plane) {
-                    load_matrices_transposed(a[plane], inputs + plane * S::kInputPlane + m * 32);
+                for (int m = 0; m < kHeld; ++m) {
+#pragma unroll
+                    for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                        load_matrices_transposed(a[m][plane], inputs + plane * S::kInputPlane + (group + m) * 32);
+                    }
                 }
 #pragma unroll
                 for (int pair = 0; pair < 4; ++pair) {
@@ -91,7 +114,10 @@ struct GradientTile<Storage, true> {
                     for (int plane = 0; plane < Storage::kPlanes; ++plane) {
                         load_matrices_transposed(b[plane], columns + plane * S::kColumnPlane + pair * 32);
                     }
-                    multiply_add_planes<Storage>(dw[m][2 * pair], dw[m][2 * pair + 1], a, b);
+#pragma unroll
+                    for (int m = 0; m < kHeld; ++m) {
+                        multiply_add_planes<Storage>(dw[group + m][2 * pair], dw[group + m][2 * pair + 1], a[m], b);
+                    }
                 }
             }
         }
@@ -161,6 +187,20 @@ struct GradientTile<Storage, false> {
     }
 };
 
+// Adds the rows of two columns of a stage, from shared address `at` on, in order.
+template <class Storage>
+__device__ inline void add_columns(float (&sum)[2], uint32_t at) {
+    using S = GradientStage<Storage>;
+    using Element = typename Storage::Element;
+    const auto* column = static_cast<const Element*>(__cvta_shared_to_generic(at));
+#pragma unroll 1
+    for (int row = 0; row < kGradientRows; ++row) {
+        for (int j = 0; j < 2; ++j) {
+            sum[j] = __fadd_rn(sum[j], Storage::load(column + row * (S::kColumnRow / sizeof(Element)) + j, S::kColumnPlane / sizeof(Element)));
+        }
+    }
+}
+
 template <class Storage>
 __device__ inline void weight_gradient_of(const WeightGradientArguments& arguments) {
     using Element = typename Storage::Element;
@@ -174,54 +214,54 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
     const uint32_t first_column = blockIdx.x * kN;
     const uint32_t begin = blockIdx.z * arguments.chunk;
     const uint32_t end = min(arguments.rows - begin, arguments.chunk) + begin;
-    const auto* input = static_cast<const Element*>(arguments.input);
-    const auto* dz = static_cast<const Element*>(arguments.dz);
     float* const w = arguments.w + (size_t(blockIdx.z) * arguments.segments + segment) * arguments.segment * arguments.n;
 
+    const RowCopier<Storage, S::kM, S::kInputRow, S::kInputPlane> inputs(arguments.input, arguments.segment, first_input);
+    const RowCopier<Storage, kN, S::kColumnRow, S::kColumnPlane> columns(arguments.dz, arguments.n, first_column);
     GradientTile<Storage> tile;
     float db[2] = {0.0f, 0.0f}; // of two columns, the first half of the threads
     for (uint32_t start = begin; start < end; start += kWindow) {
         const uint32_t rows = min(end - start, uint32_t(kWindow));
-        for (uint32_t i = threadIdx.x; i < rows; i += kThreads) {
+        for (uint32_t i = threadIdx.x; i < divide_up(rows, kGradientRows) * kGradientRows; i += kThreads) {
+            if (i >= rows) {
+                numbers[i] = 0;
+                continue;
+            }
             const uint32_t entry = (start + i) / arguments.width, lane = start + i - entry * arguments.width;
             const uint32_t* slots = segment == 0 ? arguments.left : arguments.right;
             numbers[i] = slots != nullptr ? slots[entry] * arguments.width + lane
                                           : arguments.count > 0 ? lane * arguments.count + entry : start + i;
         }
         __syncthreads();
-        const auto copy = [&](uint32_t stage) {
-            const uint32_t to = ring + stage % S::kStages * S::kBytes, first = stage * kGradientRows;
-            const uint32_t left = rows - first;
-            copy_rows<Storage, S::kM, S::kInputRow, S::kInputPlane>(
-                to, input, arguments.segment, first_input, left, [&](uint32_t row) { return numbers[first + row]; });
-            copy_rows<Storage, kN, S::kColumnRow, S::kColumnPlane>(
-                to + S::kColumnsAt, dz, arguments.n, first_column, left, [&](uint32_t row) { return start + first + row; });
+        const auto copy = [&](uint32_t stage, uint32_t to) {
+            const uint32_t first = stage * kGradientRows;
+            inputs.copy(to, rows - first, [&](uint32_t row) { return numbers[first + row]; });
+            columns.copy(to + S::kColumnsAt, rows - first, [&](uint32_t row) { return start + first + row; });
         };
         const uint32_t stages = divide_up(rows, kGradientRows);
 #pragma unroll
         for (uint32_t stage = 0; stage < S::kStages - 1; ++stage) {
             if (stage < stages) {
-                copy(stage);
+                copy(stage, ring + stage * S::kBytes);
             }
             end_group();
         }
         tile.clear();
 #pragma unroll 1
-        for (uint32_t stage = 0; stage < stages; ++stage) {
-            wait_groups<S::kStages - 2>();
-            __syncthreads();
-            if (stage + S::kStages - 1 < stages) {
-                copy(stage + S::kStages - 1);
-            }
-            end_group();
-            const uint32_t at = ring + stage % S::kStages * S::kBytes;
-            tile.multiply(at);
-            if (blockIdx.y == 0 && threadIdx.x < kN / 2) {
-                const char* columns = shared + kWindow * sizeof(uint32_t) + stage % S::kStages * S::kBytes + S::kColumnsAt;
-                for (int row = 0; row < kGradientRows; ++row) {
-                    const auto* at_row = reinterpret_cast<const Element*>(columns + row * S::kColumnRow) + 2 * threadIdx.x;
-                    for (int j = 0; j < 2; ++j) {
-                        db[j] = __fadd_rn(db[j], Storage::load(at_row + j, S::kColumnPlane / sizeof(Element)));
+        for (uint32_t first = 0; first < stages; first += S::kStages) {
+#pragma unroll
+            for (uint32_t slot = 0; slot < S::kStages; ++slot) {
+                if (first + slot < stages) {
+                    wait_groups<S::kStages - 2>();
+                    __syncthreads();
+                    const uint32_t next = first + slot + S::kStages - 1;
+                    if (next < stages) {
+                        copy(next, ring + (slot + S::kStages - 1) % S::kStages * S::kBytes);
+                    }
+                    end_group();
+                    tile.multiply(ring + slot * S::kBytes);
+                    if (blockIdx.y == 0 && threadIdx.x < kN / 2) {
+                        add_columns<Storage>(db, ring + slot * S::kBytes + S::kColumnsAt + 2 * sizeof(Element) * threadIdx.x);
                     }
                 }
             }
