@@ -279,7 +279,8 @@ fn count(body: &[String], names: &[&str]) -> usize {
 
 /// The main loops of merge and unary, forward and backward, and of the weights' gradient, on tensor cores, are made of
 /// tensor work: nothing in local memory, no FFMA and no special function, and but for RNN cells at least 36 % HMMA in both
-/// tiles. One exception, the weights' gradient: its copies are not by running pointers yet.
+/// tiles. One exception, the weights' gradient, 30 %: its loop holds the sum of dz
+/// too, which one row of blocks runs.
 #[test]
 fn main_loops_multiply() {
     let nvdisasm = Path::new(TOOLS).join("nvdisasm");
@@ -330,8 +331,8 @@ fn main_loops_multiply() {
                 check("local memory", &["LDL", "STL"]);
                 check("FFMA", &["FFMA", "FFMA2"]);
                 check("special functions", &["MUFU"]);
-                let few = name.contains("_rnn_") || name == "weight_gradient";
-                if !few && share < HMMA_SHARE {
+                let least = if name == "weight_gradient" { 0.30 } else { HMMA_SHARE };
+                if !name.contains("_rnn_") && share < least {
                     wrong.push(format!(
                         "{image} {name} sm_{arch}: HMMA are {:.1} % of the main loop",
                         100.0 * share
