@@ -1,25 +1,11 @@
 // The kernels of a pass forward, for one storage: the one list of what is instantiated. build.rs compiles it once a storage.
 #include "cell.cuh"
+#include "common/kernel.cuh"
 #include "pack.cuh"
 #include "states.cuh"
 #include "tokens.cuh"
 
-#if PR_LSTM_STORAGE == 0
-using Storage = Bf16;
-#elif PR_LSTM_STORAGE == 1
-using Storage = F16;
-#elif PR_LSTM_STORAGE == 2
-using Storage = Split;
-#else
-using Storage = Ffma;
-#endif
-
-#define KERNEL(name, Arguments, ...)                                                                 \
-    extern "C" __global__ void name(const __grid_constant__ Arguments arguments) { __VA_ARGS__(arguments); }
-#define LAYER(name, cell, states, tile)                                                                    \
-    extern "C" __global__ void __launch_bounds__(kThreads, 2) name(const __grid_constant__ CellArguments arguments) { \
-        cell_forward<Storage, cell, states, tile, false>(arguments);                                              \
-    }
+#define LAYER(name, cell, states, tile) TILED(name, CellArguments, cell_forward<Storage, cell, states, tile, false>)
 #define LAYERS(tile)                                   \
     LAYER(leaf_lstm_##tile, Cell::Lstm, 0, tile)       \
     LAYER(leaf_rnn_##tile, Cell::Rnn, 0, tile)         \

@@ -2,24 +2,11 @@
 // its gradients would want their loss scaled.
 #include "backward.cuh"
 #include "cell.cuh"
+#include "common/kernel.cuh"
 #include "pack.cuh"
 #include "tokens.cuh"
 #include "weights.cuh"
 
-#if PR_LSTM_STORAGE == 0
-using Storage = Bf16;
-#elif PR_LSTM_STORAGE == 2
-using Storage = Split;
-#else
-using Storage = Ffma;
-#endif
-
-#define KERNEL(name, Arguments, ...)                                                                 \
-    extern "C" __global__ void name(const __grid_constant__ Arguments arguments) { __VA_ARGS__(arguments); }
-#define TILED(name, Arguments, ...)                                                                              \
-    extern "C" __global__ void __launch_bounds__(kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
-        __VA_ARGS__(arguments);                                                                                   \
-    }
 #define CELL(cell, Kind, tile)                                                                              \
     TILED(leaf_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 0, tile, true>)                  \
     TILED(merge_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 2, tile, true>)                 \

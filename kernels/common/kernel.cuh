@@ -1,0 +1,23 @@
+// What a file of kernels is compiled for, and how it names one. build.rs compiles it once a storage, PR_LSTM_STORAGE.
+#pragma once
+#include "product.cuh"
+
+#if PR_LSTM_STORAGE == 0
+using Storage = Bf16;
+#elif PR_LSTM_STORAGE == 1
+using Storage = F16;
+#elif PR_LSTM_STORAGE == 2
+using Storage = Split;
+#elif PR_LSTM_STORAGE == 3
+using Storage = Ffma;
+#else
+#error "PR_LSTM_STORAGE is 0 (bf16), 1 (f16), 2 (split) or 3 (ffma)"
+#endif
+
+#define KERNEL(name, Arguments, ...)                                                                 \
+    extern "C" __global__ void name(const __grid_constant__ Arguments arguments) { __VA_ARGS__(arguments); }
+// Of kThreads threads, two blocks a multiprocessor.
+#define TILED(name, Arguments, ...)                                                                              \
+    extern "C" __global__ void __launch_bounds__(kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
+        __VA_ARGS__(arguments);                                                                                   \
+    }
