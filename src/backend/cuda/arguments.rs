@@ -2,7 +2,7 @@
 //! of device memory; the fields are described there.
 
 /// A layer and its gates: merge, unary, leaf.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct CellArguments {
     pub input: u64,
@@ -27,7 +27,7 @@ pub(super) struct CellArguments {
 }
 
 /// What the gates of a layer need on the way back.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct GatesBackward {
     pub z: u64,
@@ -59,7 +59,7 @@ pub(super) struct GatherArguments {
 }
 
 /// `dz` of a layer times its weights transposed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct TransposedArguments {
     pub dz: u64,
@@ -251,7 +251,7 @@ pub(super) struct ReadoutBackwardArguments {
 }
 
 /// Cross entropy, forward and backward.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(super) struct LossArguments {
     pub logits: u64,

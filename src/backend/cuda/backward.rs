@@ -54,15 +54,10 @@ impl Backward<'_> {
         }
         let gates = GatesBackward {
             z: frame.z_leaf(&self.kept, 0),
-            c_in: 0,
-            left: 0,
-            right: 0,
-            dc: 0,
-            dc_places: 0,
             width: width as u32,
-            first: 0,
             rows: frame.plan.leaf_rows() as u32,
             units: frame.sizes().units as u32,
+            ..Default::default()
         };
         self.gather(Kind::Leaf, gates, 0)?;
         if let (CudaInput::Dense(_), Some(d_input)) = (input, d_input) {
@@ -168,28 +163,12 @@ impl Backward<'_> {
         let Some(Transposed { weights, elements, blocks }) = layer.transposed else {
             return Err(Error::argument("weights", "those of a training pass", "those of inference"));
         };
-        let nothing = GatesBackward {
-            z: 0,
-            c_in: 0,
-            left: 0,
-            right: 0,
-            dc: 0,
-            dc_places: 0,
-            width: 0,
-            first: 0,
-            rows: 0,
-            units: 0,
-        };
         let arguments = TransposedArguments {
             dz,
             weights: packed.at(weights, storage.row_bytes(elements)),
             k: (layer.gates * units) as u32,
             columns: (layer.segments * layer.padded) as u32,
-            gates: nothing,
-            h_places: 0,
-            d_input: 0,
-            count: 0,
-            input_size: 0,
+            ..Default::default()
         };
         Ok((arguments, blocks))
     }

@@ -65,13 +65,10 @@ impl Frame<'_> {
             for start in (0..rows).step_by(MOST_ROWS) {
                 let arguments = CellArguments {
                     input: buffer,
-                    c_in: 0,
                     h_out: self.h,
                     c_out: self.c,
                     weights,
                     bias,
-                    left: 0,
-                    right: 0,
                     out: self.list(List::Leaves, first),
                     width: plan.width as u32,
                     first: start as u32,
@@ -79,10 +76,8 @@ impl Frame<'_> {
                     count: count as u32,
                     units: self.sizes().units as u32,
                     segment: self.sizes().padded_input as u32,
-                    h_local: 0,
                     z: self.regions.kept.map_or(0, |kept| self.z_leaf(&kept, first * plan.width + start)),
-                    c_in_local: 0,
-                    c_out_local: 0,
+                    ..Default::default()
                 };
                 self.layer(cells, Kind::Leaf, &arguments)?;
             }

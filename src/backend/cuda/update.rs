@@ -142,11 +142,9 @@ impl Cuda {
             logits: logits.address(),
             targets: targets.address(),
             mask: mask.address(),
-            metrics: 0,
-            d_loss: 0,
-            d_logits: 0,
             rows: rows as u32,
             o: classes as u32,
+            ..Default::default()
         })
     }
 
