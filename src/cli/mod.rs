@@ -196,7 +196,7 @@ impl FromStr for Device {
         }
         #[cfg(not(feature = "cuda"))]
         return Err(match name.starts_with("cuda") {
-            true => "this build has no CUDA backend, use cpu".into(),
+            true => "this build has no CUDA backend, use cpu or build with `--features cuda`".into(),
             false => "use cpu".into(),
         });
         #[cfg(feature = "cuda")]
