@@ -5,10 +5,10 @@ use std::ops::Range;
 use super::BLOCK;
 use super::gates::{relu, sigmoid, tanh};
 use super::lanes::Lanes;
-use super::memory::{Index, Matrix};
+use super::memory::{Index, Matrix, prefetch};
 use super::pack::PackedLinear;
 use super::path::Kernel;
-use super::product::{Operand, Tile, for_each_tile};
+use super::product::{Ahead, Operand, Tile, for_each_tile};
 use crate::model::Cell;
 
 /// Rows of one matrix.
@@ -53,6 +53,8 @@ pub(super) struct CellForward<'a, I: Operand, const N: usize> {
     /// None for the RNN.
     pub c: Option<At<'a>>,
     pub kept: Option<Kept<'a>>,
+    /// The panel that is taken up after the last block.
+    pub after: &'a [f32],
 }
 
 impl<I: Operand, const N: usize> CellForward<'_, I, N> {
@@ -77,11 +79,12 @@ impl<I: Operand, const N: usize> CellForward<'_, I, N> {
     #[inline(always)]
     unsafe fn lstm<L: Lanes, const G: usize>(&self, rows: Range<usize>, blocks: Range<usize>) {
         for block in blocks {
+            // Tasks of a block each are mostly taken in order.
+            let next = if block + 1 < self.linear.blocks { self.linear.panel(block + 1) } else { self.after };
             for half in (0..BLOCK).step_by(L::WIDTH) {
+                let tile = LstmTile::<I, N, G> { job: self, block, half, start: rows.start, next };
                 // SAFETY: passed on.
-                unsafe {
-                    for_each_tile::<L, G>(rows.clone(), &LstmTile::<I, N, G> { job: self, block, half })
-                }
+                unsafe { for_each_tile::<L, G>(rows.clone(), &tile) }
             }
         }
     }
@@ -124,16 +127,26 @@ struct LstmTile<'a, 'b, I: Operand, const N: usize, const G: usize> {
     job: &'a CellForward<'b, I, N>,
     block: usize,
     half: usize,
+    /// The first row of all.
+    start: usize,
+    /// The panel of the next block.
+    next: &'a [f32],
 }
 
 impl<I: Operand, const N: usize, const G: usize> Tile for LstmTile<'_, '_, I, N, G> {
     #[inline(always)]
     unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize) {
-        let &LstmTile { job, block, half } = self;
+        let &LstmTile { job, block, half, start, next } = self;
         let unit = block * BLOCK + half;
         // SAFETY: as `CellForward::run` says; rows of states have whole blocks.
         unsafe {
-            let acc = job.input.multiply::<L, M, G>(first, job.linear.panel(block).as_ptr().add(half));
+            for row in first..first + M {
+                // A line of each row, which the gates will want: nothing else would fetch it in time.
+                let states = job.previous.iter().flatten().chain(&job.c).chain([&job.h]);
+                states.for_each(|at| prefetch::<_, true>(at.row(row).wrapping_add(unit)));
+            }
+            let ahead = Ahead::of(next, (first - start) / M, job.linear.fan_in);
+            let acc = job.input.multiply::<L, M, G>(first, job.linear.panel(block).as_ptr().add(half), ahead);
             for (m, acc) in acc.into_iter().enumerate() {
                 let row = first + m;
                 let z = job.z(acc, block, half, row);
@@ -164,7 +177,8 @@ impl<I: Operand, const N: usize> Tile for RnnTile<'_, '_, I, N> {
         let &RnnTile { job, block, half } = self;
         // SAFETY: as `CellForward::run` says; rows of states have whole blocks.
         unsafe {
-            let acc = job.input.multiply::<L, M, 1>(first, job.linear.panel(block).as_ptr().add(half));
+            let panel = job.linear.panel(block).as_ptr().add(half);
+            let acc = job.input.multiply::<L, M, 1>(first, panel, Ahead::none(panel));
             for (m, acc) in acc.into_iter().enumerate() {
                 let [z] = job.z(acc, block, half, first + m);
                 // The leaf is linear.

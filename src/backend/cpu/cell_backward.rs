@@ -10,7 +10,7 @@ use super::lanes::Lanes;
 use super::memory::{Index, Matrix};
 use super::pack::{GROUP, PackedLinear};
 use super::path::Kernel;
-use super::product::{Blocked, Operand, Tile, accumulate, for_each_tile};
+use super::product::{Ahead, Blocked, Operand, Tile, accumulate, for_each_tile};
 use crate::model::Cell;
 use crate::tree::Readers;
 
@@ -251,7 +251,7 @@ impl<S: Sink, const G: usize> Tile for GradientTile<'_, '_, S, G> {
         let panel = self.job.linear.transposed(group).as_ptr().wrapping_add(half);
         // SAFETY: as the kernel says; the panel has a row for every element of a row of `dz`.
         unsafe {
-            let acc = self.job.dz.multiply::<L, M, G>(first, panel);
+            let acc = self.job.dz.multiply::<L, M, G>(first, panel, Ahead::none(panel));
             for (m, acc) in acc.into_iter().enumerate() {
                 for (g, value) in acc.into_iter().enumerate() {
                     self.job.sink.take(value, first + m, group * GROUP + g, half);

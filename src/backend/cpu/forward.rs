@@ -104,13 +104,21 @@ impl<'a> Forward<'a> {
             match input {
                 CpuInput::Tokens(tokens) => {
                     let input = Tokens { tokens, index };
-                    self.cell(CellForward { linear, input, previous: [], h, c, kept }, rows, blocks);
+                    self.cell(
+                        CellForward { linear, input, previous: [], h, c, kept, after: &[] },
+                        rows,
+                        blocks,
+                    );
                 }
                 CpuInput::Dense(x) => {
                     // SAFETY: the input is only read.
                     let x = unsafe { Matrix::read_only(x, linear.fan_in) };
                     let input = Rows { x, index, len: linear.fan_in };
-                    self.cell(CellForward { linear, input, previous: [], h, c, kept }, rows, blocks);
+                    self.cell(
+                        CellForward { linear, input, previous: [], h, c, kept, after: &[] },
+                        rows,
+                        blocks,
+                    );
                 }
             }
         });
@@ -142,19 +150,20 @@ impl<'a> Forward<'a> {
         let c_index = if self.training.is_some() { to_index } else { out };
         let (h, c) = (At { matrix: to.h, index: to_index }, at_c(to, c_index));
         let len = self.plan.config.hidden;
+        let after = self.weights.stages[(stage + 1) % self.weights.stages.len()].panel(0);
         if stage == 0 {
             if units.start == 0 {
                 self.counters.count(rows.len());
             }
             let input = Pairs { h: self.states.h, left, right, len };
             let previous = [left, right].map(|index| at_c(self.states, index));
-            self.cell(CellForward { linear, input, previous, h, c, kept }, rows, units);
+            self.cell(CellForward { linear, input, previous, h, c, kept, after }, rows, units);
         } else {
             let (from, index) = state(stage - 1);
             let input = Rows { x: from.h, index, len };
             let c_index = if self.training.is_some() { index } else { out };
             let previous = [at_c(from, c_index)];
-            self.cell(CellForward { linear, input, previous, h, c, kept }, rows, units);
+            self.cell(CellForward { linear, input, previous, h, c, kept, after }, rows, units);
         }
     }
 

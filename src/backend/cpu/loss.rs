@@ -7,7 +7,7 @@ use super::memory::{Index, Matrix};
 use super::pack::PackedLinear;
 use super::parallel;
 use super::path::{CpuPath, Kernel};
-use super::product::{Operand, ReluRows, Rows, Tile, for_each_tile};
+use super::product::{Ahead, Operand, ReluRows, Rows, Tile, for_each_tile};
 use crate::model::LinearRange;
 use crate::optim::Adam;
 
@@ -63,7 +63,8 @@ impl Tile for ReadoutTile<'_, '_> {
         let live = job.outputs.saturating_sub(column).min(L::WIDTH);
         // SAFETY: rows of `y` have `outputs` elements, of which `live` are stored from `column` on.
         unsafe {
-            let acc = job.input.multiply::<L, M, 1>(first, job.linear.panel(block).as_ptr().add(half));
+            let panel = job.linear.panel(block).as_ptr().add(half);
+            let acc = job.input.multiply::<L, M, 1>(first, panel, Ahead::none(panel));
             let bias = L::load(job.linear.bias(block).as_ptr().add(half));
             for (m, [acc]) in acc.into_iter().enumerate() {
                 let mut vector = [0.0f32; BLOCK];

@@ -94,6 +94,19 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Asks for a cache line before it is needed, into the first level or the second; any address will do.
+#[inline(always)]
+pub(super) fn prefetch<T, const FIRST: bool>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing; every x86-64 processor has it.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        if FIRST { _mm_prefetch::<_MM_HINT_T0>(at.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Which row of a matrix a kernel's row `i` is.
 #[derive(Clone, Copy)]
 pub(super) enum Index<'a> {

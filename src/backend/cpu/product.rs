@@ -5,7 +5,35 @@
 
 use super::BLOCK;
 use super::lanes::Lanes;
-use super::memory::{Index, Matrix};
+use super::memory::{Index, Matrix, prefetch};
+
+/// Rows of a panel that are fetched ahead of the product, from the second level of the cache.
+const ROWS_AHEAD: usize = 8;
+
+/// The panel that a task takes up next, fetched line by line while this one is at work: the weights of a model do
+/// not fit a core's cache, and nothing else would have the next panel there in time.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    line: *const f32,
+    step: usize,
+}
+
+impl Ahead {
+    /// The `tile`-th of the lines that a tile of rows can fetch, `fan_in` each; no more once all are fetched.
+    pub(super) fn of(panel: &[f32], tile: usize, fan_in: usize) -> Self {
+        let start = tile * fan_in * LINE;
+        let step = if start < panel.len() { LINE } else { 0 };
+        Ahead { line: panel.as_ptr().wrapping_add(start.min(panel.len())), step }
+    }
+
+    /// Nothing but what is at work.
+    pub(super) fn none(panel: *const f32) -> Self {
+        Ahead { line: panel, step: 0 }
+    }
+}
+
+/// Floats of a cache line.
+const LINE: usize = 16;
 
 /// `acc[m][g] = fma(x(m), w[g], acc[m][g])`: the step of every product.
 #[inline(always)]
@@ -40,9 +68,11 @@ pub(super) trait Operand: Copy + Send + Sync {
         &self,
         first: usize,
         panel: *const f32,
+        ahead: Ahead,
     ) -> [[L; G]; M] {
         let mut acc = [[L::splat(0.0); G]; M];
         let mut weights = panel;
+        let mut next = ahead.line;
         let len = self.segment_len();
         for segment in 0..self.segments() {
             let x: [*const f32; M] = std::array::from_fn(|m| self.segment(segment, first + m));
@@ -50,6 +80,11 @@ pub(super) trait Operand: Copy + Send + Sync {
                 // SAFETY: `k` is below the segment's length, and the panel has a row for each.
                 unsafe {
                     let w: [L; G] = std::array::from_fn(|g| L::load(weights.add(g * BLOCK)));
+                    for g in 0..G {
+                        prefetch::<_, true>(weights.wrapping_add((ROWS_AHEAD * G + g) * BLOCK));
+                    }
+                    prefetch::<_, false>(next);
+                    next = next.wrapping_add(ahead.step);
                     accumulate(&mut acc, |m| self.element(*x[m].add(k)), w);
                     weights = weights.add(G * BLOCK);
                 }
@@ -179,6 +214,7 @@ impl Operand for Tokens<'_> {
         &self,
         first: usize,
         panel: *const f32,
+        _: Ahead,
     ) -> [[L; G]; M] {
         std::array::from_fn(|m| {
             let token = self.tokens[self.index.row(first + m)] as usize;
