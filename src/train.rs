@@ -27,6 +27,9 @@ pub struct Settings {
     pub batch: usize,
     /// Lengths are uniform in 1 to this.
     pub max_length: usize,
+    /// Whether the walk back computes the gates' inputs anew: less memory, more work, the same bits. See
+    /// [`Tape::recompute`].
+    pub recompute: bool,
     /// The optimiser.
     pub adam: Adam,
     /// The seed of weights, lengths and samples.
@@ -44,6 +47,7 @@ impl Settings {
             steps: 1_000_000,
             batch: 128,
             max_length: 40,
+            recompute: false,
             adam: Adam::paper(),
             seed: 0,
         }
@@ -126,7 +130,7 @@ impl<B: Backend> Trainer<B> {
     }
 
     fn at(settings: Settings, parameters: Parameters<B>, step: u64) -> Result<Self> {
-        let Settings { task, batch, max_length, .. } = settings;
+        let Settings { task, batch, max_length, recompute, .. } = settings;
         if batch == 0 {
             return Err(Error::argument("batch", "at least 1", 0));
         }
@@ -136,7 +140,10 @@ impl<B: Backend> Trainer<B> {
         // Input and output grow with the length, but modular arithmetic shortens the even ones.
         let time = |length| task.input_length(length) + task.output_length(length);
         let max_time = time(max_length).max(time(max_length.saturating_sub(1).max(1)));
-        let mut tape = Tape::new(&parameters, batch, max_time)?;
+        let mut tape = match recompute {
+            true => Tape::recompute(&parameters, batch, max_time),
+            false => Tape::new(&parameters, batch, max_time),
+        }?;
         tape.reserve(&Outputs::LastN(task.output_length(max_length)))?;
         let optimizer = settings.adam.build(&parameters)?;
         Ok(Trainer { settings, parameters, optimizer, tape, batch: Batch::default(), step })
@@ -176,6 +183,13 @@ impl<B: Backend> Trainer<B> {
     /// The run's settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Bytes on the device that the run holds: the tape, known before its first step, the parameters, what is packed
+    /// of them, and Adam's moments.
+    pub fn bytes(&self) -> usize {
+        let floats = self.parameters.layout().len();
+        self.tape.bytes() + self.parameters.model().weights_bytes() + 3 * floats * size_of::<f32>()
     }
 
     /// The parameters.

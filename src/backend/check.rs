@@ -62,7 +62,7 @@ impl ScheduleCheck {
         }
         let in_order =
             (0..).zip(schedule.leaves().iter().chain(schedule.out())).all(|(slot, &found)| slot == found);
-        if pass == Pass::Train && !in_order {
+        if pass.trains() && !in_order {
             return Err(Error::argument(
                 "schedule",
                 "one whose rows are kept (`Rows::Keep`)",

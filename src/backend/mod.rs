@@ -53,8 +53,18 @@ pub enum Pass {
     Infer,
     /// Forward and backward: every state and every `z` is kept in the workspace.
     Train,
+    /// The same with less memory and more work: the states are kept, and the pass backward computes `z` anew. The
+    /// gradient has the same bits.
+    TrainRecompute,
     /// Forward over states that outlive the pass: streams.
     Stream,
+}
+
+impl Pass {
+    /// Whether a pass backward follows.
+    pub(crate) fn trains(self) -> bool {
+        matches!(self, Pass::Train | Pass::TrainRecompute)
+    }
 }
 
 /// The input of a pass in device memory, in the order of the schedule's input rows.
@@ -184,14 +194,16 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
     /// Waits until all that was enqueued is done.
     fn wait(&self) -> Result<()>;
 
-    /// Memory for the packed weights of a model; those of [`Pass::Infer`] cannot run a pass backward.
+    /// Memory for the packed weights of a model; those of [`Pass::Infer`] cannot run a pass backward, those of
+    /// [`Pass::Train`] serve both that have one.
     fn weights(&self, config: &Config, pass: Pass) -> Result<Self::Weights>;
     /// Bytes of packed weights.
     fn weights_bytes(&self, weights: &Self::Weights) -> usize;
     /// Derives the packed weights from the flat parameters.
     fn pack(&self, parameters: Self::View<'_, f32>, weights: &mut Self::Weights) -> Result<()>;
 
-    /// Turns a schedule into a plan. [`Pass::Train`] wants [`Rows::Keep`](crate::tree::Rows::Keep).
+    /// Turns a schedule into a plan. One to train wants [`Rows::Keep`](crate::tree::Rows::Keep). A device that keeps
+    /// every `z` in any case refuses [`Pass::TrainRecompute`] with [`Error::Unavailable`](crate::Error::Unavailable).
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<Self::Plan>;
     /// Refills a plan with another schedule. No memory is allocated if the plan has ever been as large.
     fn replan(&self, plan: &mut Self::Plan, schedule: &Schedule) -> Result<()>;

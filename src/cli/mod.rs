@@ -98,6 +98,9 @@ struct SettingsArgs {
     /// Longest training length [default: 40].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     max_length: Option<u32>,
+    /// Compute the gates anew on the way back: less memory, more work, the same result.
+    #[arg(long)]
+    recompute: bool,
     /// Step size of Adam [default: 0.001].
     #[arg(long, value_parser = positive)]
     learning_rate: Option<f64>,

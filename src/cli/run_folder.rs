@@ -26,6 +26,8 @@ struct ConfigFile {
     steps: u64,
     batch: usize,
     max_length: usize,
+    #[serde(default)]
+    recompute: bool,
     learning_rate: f64,
     seed: u64,
 }
@@ -110,6 +112,7 @@ impl RunFolder {
             steps: settings.steps,
             batch: settings.batch,
             max_length: settings.max_length,
+            recompute: settings.recompute,
             learning_rate: settings.adam.learning_rate,
             seed: settings.seed,
         };
@@ -138,6 +141,7 @@ impl RunFolder {
             steps: config.steps,
             batch: config.batch,
             max_length: config.max_length,
+            recompute: config.recompute,
             adam: Adam { learning_rate: config.learning_rate, ..Adam::paper() },
             seed: config.seed,
         })

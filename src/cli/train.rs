@@ -127,6 +127,7 @@ fn settings(args: &TrainArgs) -> Result<Settings, Failure> {
         steps: args.steps.unwrap_or(preset.steps),
         batch: or(given.batch, preset.batch),
         max_length: or(given.max_length, preset.max_length),
+        recompute: given.recompute,
         adam: Adam { learning_rate: given.learning_rate.unwrap_or(preset.adam.learning_rate), ..preset.adam },
         seed: given.seed.unwrap_or(preset.seed),
     })
@@ -148,6 +149,8 @@ fn describe<B: Backend>(trainer: &Trainer<B>, out: &mut impl Write) -> Result<()
         "  {steps} steps of {batch} sequences of 1 to {max_length} symbols, {device}, {} threads",
         threads()
     )?;
+    let recompute = if trainer.settings().recompute { ", gates computed anew on the way back" } else { "" };
+    writeln!(out, "  {} bytes of memory on the device{recompute}", trainer.bytes())?;
     if trainer.steps() > 0 {
         writeln!(out, "  going on after step {}", trainer.steps())?;
     }

@@ -2,7 +2,7 @@
 //! recording. Knows nothing of how values depend on each other.
 
 use super::Tape;
-use crate::backend::{Backend, Labelled, Pass};
+use crate::backend::{Backend, Labelled};
 use crate::error::{Error, Result};
 use crate::tree::{Outputs, Rows};
 
@@ -112,7 +112,7 @@ impl<B: Backend> Tape<B> {
         if index == self.passes.len() {
             // The largest batch first, so that memory does not grow with each longer one.
             schedule_for(&Shape::Padded { batch: self.max_batch, time: self.max_time })?;
-            let plan = backend.plan(&self.config, &self.schedule, Pass::Train)?;
+            let plan = backend.plan(&self.config, &self.schedule, self.pass)?;
             let workspace_bytes = backend.workspace_bytes(&plan);
             self.passes.push(PassMemory {
                 plan,

@@ -154,8 +154,20 @@ impl<B: Backend> Runner<B> {
 
     /// A pass forward and back over memory that was poisoned before, `times` times into the same gradients.
     pub fn train(&self, schedule: &Schedule, batch: &Batch, d_logits: &[f32], times: usize) -> Trained {
+        self.train_as(Pass::Train, schedule, batch, d_logits, times)
+    }
+
+    /// The same, `z` kept or computed anew.
+    pub fn train_as(
+        &self,
+        pass: Pass,
+        schedule: &Schedule,
+        batch: &Batch,
+        d_logits: &[f32],
+        times: usize,
+    ) -> Trained {
         let Runner { backend, config, weights } = self;
-        let plan = backend.plan(config, schedule, Pass::Train).expect("a plan");
+        let plan = backend.plan(config, schedule, pass).expect("a plan");
         let rows = schedule.outputs().len() * schedule.width();
         let (hidden_len, logits_len) = (rows * config.hidden, rows * config.output);
         assert_eq!(d_logits.len(), logits_len);

@@ -7,10 +7,10 @@ use super::BLOCK;
 use super::cell::{At, Kept};
 use super::gates::{sigmoid_with_derivative, tanh_with_derivative};
 use super::lanes::Lanes;
-use super::memory::{Index, Matrix};
 use super::pack::{GROUP, PackedLinear};
 use super::path::Kernel;
-use super::product::{Ahead, Blocked, Operand, Tile, accumulate, for_each_tile};
+use super::plan::Places;
+use super::product::{Blocked, Operand, Tile, accumulate, for_each_tile};
 use crate::model::Cell;
 use crate::tree::Readers;
 
@@ -25,8 +25,8 @@ pub(super) struct CellBackward<'a> {
     pub previous: [Option<At<'a>>; 2],
     /// `c` that the cell made; None for the RNN.
     pub c: Option<At<'a>>,
-    /// Where the gradient of each input state's `c` goes, and at which column.
-    pub d_previous: [Option<(At<'a>, usize)>; 2],
+    /// Where the gradient of each input state's `c` goes; it may be where `c` is.
+    pub d_previous: [Option<At<'a>>; 2],
 }
 
 impl CellBackward<'_> {
@@ -55,11 +55,11 @@ impl CellBackward<'_> {
             dc.mul(i).mul(dg).store(z.add(BLOCK));
             dh.mul(tanh_c).mul(d_o).store(z.add(2 * BLOCK));
             for n in 0..self.states {
-                if let (Some(previous), Some((to, column))) = (self.previous[n], self.d_previous[n]) {
+                if let (Some(previous), Some(to)) = (self.previous[n], self.d_previous[n]) {
                     let z = z.add((3 + n) * BLOCK);
                     let (f, df) = sigmoid_with_derivative(L::load(z));
                     dc.mul(L::load(previous.row(row).add(unit))).mul(df).store(z);
-                    dc.mul(f).store(to.row(row).add(column + unit));
+                    dc.mul(f).store(to.row(row).add(unit));
                 }
             }
         }
@@ -69,10 +69,7 @@ impl CellBackward<'_> {
 /// The gradient of states: what their readers left, in the readers' order, then what came from outside.
 #[derive(Clone, Copy)]
 pub(super) struct StateGradient<'a> {
-    /// `[merge rows, 2 · padded H]`: a merge's gradient of its left and right `h`.
-    pub dh: Matrix<'a>,
-    /// The same of `c`; None for the RNN.
-    pub dc: Option<Matrix<'a>>,
+    pub places: Places<'a>,
     pub readers: &'a Readers,
     /// The slot of row `i`.
     pub slots: &'a [u32],
@@ -83,7 +80,6 @@ pub(super) struct StateGradient<'a> {
     /// `[lanes · outputs, H]`.
     pub d_hidden: &'a [f32],
     pub hidden: usize,
-    pub padded: usize,
 }
 
 impl StateGradient<'_> {
@@ -96,12 +92,11 @@ impl StateGradient<'_> {
         for &reader in self.readers.of_slot(slot) {
             let (merge, side) = (reader as usize / 2, reader as usize % 2);
             let place = merge * self.width + lane;
-            let column = side * self.padded + unit;
-            // SAFETY: a place has two padded rows, and its merge ran in a later step.
+            // SAFETY: a place has whole padded rows, and its merge ran in a later step.
             unsafe {
-                dh = dh.add(L::load(self.dh.row(place).add(column)));
-                if let Some(of_c) = self.dc {
-                    dc = dc.add(L::load(of_c.row(place).add(column)));
+                dh = dh.add(L::load(self.places.h(place)[side].row(0).add(unit)));
+                if let Some(of_c) = self.places.c(place)[side] {
+                    dc = dc.add(L::load(of_c.row(0).add(unit)));
                 }
             }
         }
@@ -172,15 +167,19 @@ impl Sink for IntoGates<'_> {
     }
 }
 
-/// It is stored: a merge's own places for the gradients of its two states.
+/// It is stored: a merge's own places for the gradients of its two states, `blocks` of inputs each.
 #[derive(Clone, Copy)]
-pub(super) struct IntoPlaces<'a>(pub At<'a>);
+pub(super) struct IntoPlaces<'a> {
+    pub places: [At<'a>; 2],
+    pub blocks: usize,
+}
 
 impl Sink for IntoPlaces<'_> {
     #[inline(always)]
     unsafe fn take<L: Lanes>(&self, value: L, row: usize, block: usize, half: usize) {
+        let (side, block) = (block / self.blocks, block % self.blocks);
         // SAFETY: passed on.
-        unsafe { value.store(self.0.row(row).add(block * BLOCK + half)) }
+        unsafe { value.store(self.places[side].row(row).add(block * BLOCK + half)) }
     }
 }
 
@@ -218,112 +217,36 @@ pub(super) struct InputGradient<'a, S: Sink> {
     pub groups: Range<usize>,
 }
 
+/// Rows whose sums wait in memory while one piece of a panel after another passes over them.
+const SUMMED: usize = 120;
+/// Rows of a piece of a transposed panel, about: it stays in a core's first cache.
+const PIECE: usize = 80;
+
+/// Sums of a group's columns.
+type Sums = [[f32; GROUP * BLOCK]; SUMMED];
+
 impl<S: Sink> Kernel for InputGradient<'_, S> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
-        for group in self.groups.clone() {
-            for half in (0..BLOCK).step_by(L::WIDTH) {
-                let rows = self.rows.clone();
-                let at = (group, half);
-                // SAFETY: whoever makes the kernel vouches for its rows and groups (see `backward.rs`).
-                unsafe {
-                    match self.linear.group_blocks(group) {
-                        1 => for_each_tile::<L, 1>(rows, &GradientTile::<S, 1> { job: &self, at }),
-                        2 => for_each_tile::<L, 2>(rows, &GradientTile::<S, 2> { job: &self, at }),
-                        3 => for_each_tile::<L, 3>(rows, &GradientTile::<S, 3> { job: &self, at }),
-                        _ => for_each_tile::<L, GROUP>(rows, &GradientTile::<S, GROUP> { job: &self, at }),
-                    }
-                }
-            }
-        }
-    }
-}
-
-struct GradientTile<'a, 'b, S: Sink, const G: usize> {
-    job: &'a InputGradient<'b, S>,
-    at: (usize, usize),
-}
-
-impl<S: Sink, const G: usize> Tile for GradientTile<'_, '_, S, G> {
-    #[inline(always)]
-    unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize) {
-        let (group, half) = self.at;
-        let panel = self.job.linear.transposed(group).as_ptr().wrapping_add(half);
-        // SAFETY: as the kernel says; the panel has a row for every element of a row of `dz`.
-        unsafe {
-            let acc = self.job.dz.multiply::<L, M, G>(first, panel, Ahead::none(panel));
-            for (m, acc) in acc.into_iter().enumerate() {
-                for (g, value) in acc.into_iter().enumerate() {
-                    self.job.sink.take(value, first + m, group * GROUP + g, half);
-                }
-            }
-        }
-    }
-}
-
-/// `dW += inputᵀ · dz` and `db += Σ dz` of one block of units, for a range of inputs, over all rows in order.
-pub(super) struct WeightGradient<'a, I: Operand> {
-    pub linear: &'a PackedLinear,
-    pub input: I,
-    pub dz: Blocked<'a>,
-    pub rows: usize,
-    /// `[blocks · fan_in, gates · BLOCK]`.
-    pub dw: Matrix<'a>,
-    /// `[blocks, gates · BLOCK]`.
-    pub db: Matrix<'a>,
-    pub block: usize,
-    /// Range of a segment's elements, and the segment.
-    pub segment: usize,
-    pub elements: Range<usize>,
-}
-
-/// Rows whose inputs and `dz` stay in a core's cache while all tiles of a block pass over them.
-const ROW_BLOCK: usize = 128;
-
-impl<I: Operand> Kernel for WeightGradient<'_, I> {
-    #[inline(always)]
-    fn run<L: Lanes>(self) {
-        // SAFETY: whoever makes the kernel vouches that the block and elements are its own (see `backward.rs`).
-        unsafe {
-            match self.linear.gates {
-                1 => self.accumulate::<L, 1>(),
-                3 => self.accumulate::<L, 3>(),
-                4 => self.accumulate::<L, 4>(),
-                _ => self.accumulate::<L, 5>(),
-            }
-        }
-    }
-}
-
-impl<I: Operand> WeightGradient<'_, I> {
-    #[inline(always)]
-    unsafe fn accumulate<L: Lanes, const G: usize>(&self) {
-        let mut inputs = [std::ptr::null(); ROW_BLOCK];
-        for first in (0..self.rows).step_by(ROW_BLOCK) {
-            let rows = ROW_BLOCK.min(self.rows - first);
-            for (r, input) in inputs[..rows].iter_mut().enumerate() {
-                *input = self.input.segment(self.segment, first + r);
-            }
-            let dz = self.dz.segment(self.block, first);
-            for half in (0..BLOCK).step_by(L::WIDTH) {
-                let tile = WeightTile::<G> {
-                    inputs: &inputs[..rows],
-                    dz: dz.wrapping_add(half),
-                    dw: self.dw,
-                    row: self.block * self.linear.fan_in + self.segment * self.input.segment_len(),
-                    half,
-                };
-                // SAFETY: passed on.
-                unsafe {
-                    for_each_tile::<L, G>(self.elements.clone(), &tile);
-                    if self.segment == 0 && self.elements.start == 0 {
-                        let db = self.db.row(self.block).add(half);
-                        for g in 0..G {
-                            let mut sum = L::load(db.add(g * BLOCK));
-                            for r in 0..rows {
-                                sum = sum.add(L::load(tile.dz.add((r * G + g) * BLOCK)));
+        let mut sums: Sums = [[0.0; GROUP * BLOCK]; SUMMED];
+        for first in self.rows.clone().step_by(SUMMED) {
+            let rows = first..self.rows.end.min(first + SUMMED);
+            for group in self.groups.clone() {
+                for half in (0..BLOCK).step_by(L::WIDTH) {
+                    let at = (rows.clone(), group, half);
+                    // SAFETY: whoever makes the kernel vouches for its rows and groups (see `backward.rs`).
+                    unsafe {
+                        match self.linear.group_blocks(group) {
+                            1 => self.sum::<L, 1>(at, &mut sums),
+                            2 => self.sum::<L, 2>(at, &mut sums),
+                            3 => self.sum::<L, 3>(at, &mut sums),
+                            _ => self.sum::<L, GROUP>(at, &mut sums),
+                        }
+                        for (row, sums) in rows.clone().zip(&sums) {
+                            for block in 0..self.linear.group_blocks(group) {
+                                let value = L::load(sums[block * BLOCK..][..L::WIDTH].as_ptr());
+                                self.sink.take(value, row, group * GROUP + block, half);
                             }
-                            sum.store(db.add(g * BLOCK));
                         }
                     }
                 }
@@ -332,65 +255,66 @@ impl<I: Operand> WeightGradient<'_, I> {
     }
 }
 
-struct WeightTile<'a, const G: usize> {
-    inputs: &'a [*const f32],
-    dz: *const f32,
-    dw: Matrix<'a>,
-    row: usize,
-    half: usize,
-}
-
-impl<const G: usize> Tile for WeightTile<'_, G> {
+impl<S: Sink> InputGradient<'_, S> {
+    /// `L::WIDTH` lanes of each block of a group, piece after piece of its panel.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const M: usize>(&self, element: usize) {
-        // SAFETY: inputs have the elements, rows of `dz` and `dw` have `G · BLOCK` floats.
-        unsafe {
-            let to: [*mut f32; M] =
-                std::array::from_fn(|m| self.dw.row(self.row + element + m).add(self.half));
-            let mut acc: [[L; G]; M] =
-                std::array::from_fn(|m| std::array::from_fn(|g| L::load(to[m].add(g * BLOCK))));
-            let mut dz = self.dz;
-            for &input in self.inputs {
-                let dz_row: [L; G] = std::array::from_fn(|g| L::load(dz.add(g * BLOCK)));
-                accumulate(&mut acc, |m| *input.add(element + m), dz_row);
-                dz = dz.wrapping_add(G * BLOCK);
-            }
-            for (to, acc) in to.into_iter().zip(acc) {
-                for (g, acc) in acc.into_iter().enumerate() {
-                    acc.store(to.add(g * BLOCK));
-                }
-            }
+    unsafe fn sum<L: Lanes, const G: usize>(
+        &self,
+        (rows, group, half): (Range<usize>, usize, usize),
+        sums: &mut Sums,
+    ) {
+        let (dz, all) = (self.dz, self.dz.blocks);
+        let panel = self.linear.transposed(group).as_ptr().wrapping_add(half);
+        let piece = (PIECE / dz.len).max(1);
+        let sums = sums.as_mut_ptr().cast();
+        for first in (0..all).step_by(piece) {
+            let blocks = first..all.min(first + piece);
+            let panel = panel.wrapping_add(first * dz.len * G * BLOCK);
+            let tile = GradientTile::<G> { dz, first: rows.start, blocks, panel, sums };
+            // SAFETY: passed on; there are sums for the rows.
+            unsafe { for_each_tile::<L, G>(0..rows.len(), &tile) }
         }
     }
 }
 
-/// `dW` of a token leaf: each row of `dz` is added to the row of its token, rows in order; and `db`.
-pub(super) struct TokenGradient<'a> {
-    pub tokens: &'a [u32],
-    pub index: Index<'a>,
-    pub linear: &'a PackedLinear,
-    pub dz: Blocked<'a>,
-    pub rows: usize,
-    pub dw: Matrix<'a>,
-    pub db: Matrix<'a>,
-    pub block: usize,
+/// Blocks of `dz` of some rows times their piece of a panel.
+struct GradientTile<'a, const G: usize> {
+    dz: Blocked<'a>,
+    first: usize,
+    blocks: Range<usize>,
+    /// `[elements of dz, G · BLOCK]`.
+    panel: *const f32,
+    /// Of each row a vector a block: what was summed before; the first piece begins at 0.
+    sums: *mut f32,
 }
 
-impl Kernel for TokenGradient<'_> {
+impl<const G: usize> Tile for GradientTile<'_, G> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let width = self.linear.panel_width();
-        for row in 0..self.rows {
-            let token = self.tokens[self.index.row(row)] as usize;
-            let dz = self.dz.segment(self.block, row);
-            let dw = self.dw.row(self.block * self.linear.fan_in + token);
-            let db = self.db.row(self.block);
-            for column in (0..width).step_by(L::WIDTH) {
-                // SAFETY: rows of `dz`, `dw` and `db` have `gates · BLOCK` floats, and the block is this task's own.
-                unsafe {
-                    let dz = L::load(dz.add(column));
-                    L::load(dw.add(column)).add(dz).store(dw.add(column));
-                    L::load(db.add(column)).add(dz).store(db.add(column));
+    unsafe fn tile<L: Lanes, const M: usize>(&self, row: usize) {
+        let dz = self.dz;
+        let sum = |m: usize, g: usize| self.sums.wrapping_add(((row + m) * GROUP + g) * BLOCK);
+        let mut acc = [[L::splat(0.0); G]; M];
+        // SAFETY: as the kernel says; the piece has a row for every element of a row's blocks of `dz`.
+        unsafe {
+            if self.blocks.start > 0 {
+                for (m, acc) in acc.iter_mut().enumerate() {
+                    for (g, acc) in acc.iter_mut().enumerate() {
+                        *acc = L::load(sum(m, g));
+                    }
+                }
+            }
+            let mut weights = self.panel;
+            for block in self.blocks.clone() {
+                let rows: [*const f32; M] = std::array::from_fn(|m| dz.segment(block, self.first + row + m));
+                for k in 0..dz.len {
+                    let w: [L; G] = std::array::from_fn(|g| L::load(weights.add(g * BLOCK)));
+                    accumulate(&mut acc, |m| *rows[m].add(k), w);
+                    weights = weights.add(G * BLOCK);
+                }
+            }
+            for (m, acc) in acc.iter().enumerate() {
+                for (g, acc) in acc.iter().enumerate() {
+                    acc.store(sum(m, g));
                 }
             }
         }

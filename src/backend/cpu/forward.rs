@@ -93,7 +93,7 @@ impl<'a> Forward<'a> {
     fn leaves(&self, input: CpuInput<'_>) {
         let schedule = &self.plan.schedule;
         let (width, rows) = (schedule.width(), self.plan.leaf_rows());
-        let index = Index::Input { width, time: schedule.leaves().len() };
+        let index = Index::Input { width, time: schedule.leaves().len(), first: 0 };
         let out = Index::Slots { slots: schedule.leaves(), width };
         let h = At { matrix: self.states.h, index: out };
         let c = self.states.c.map(|matrix| At { matrix, index: out });

@@ -85,6 +85,11 @@ impl<'a> Matrix<'a> {
         self.rows
     }
 
+    /// Elements from the start of a row to that of the next.
+    pub(super) fn stride(self) -> usize {
+        self.stride
+    }
+
     /// The start of a row. The pointer is valid for `stride` elements if `row` is below the number of rows,
     /// which plans guarantee and debug builds check.
     #[inline(always)]
@@ -114,8 +119,8 @@ pub(super) enum Index<'a> {
     From(usize),
     /// `width` rows a slot, `i / width` the slot's place in the list.
     Slots { slots: &'a [u32], width: usize },
-    /// A leaf's row of the input: leaf `i / width`, lane `i % width`, `time` input rows a lane.
-    Input { width: usize, time: usize },
+    /// A leaf's row of the input: leaf `first + i / width`, lane `i % width`, `time` input rows a lane.
+    Input { width: usize, time: usize, first: usize },
 }
 
 impl Index<'_> {
@@ -125,7 +130,7 @@ impl Index<'_> {
             Index::From(first) => first + i,
             Index::Slots { slots, width: 1 } => slots[i] as usize,
             Index::Slots { slots, width } => slots[i / width] as usize * width + i % width,
-            Index::Input { width, time } => (i % width) * time + i / width,
+            Index::Input { width, time, first } => (i % width) * time + first + i / width,
         }
     }
 }

@@ -17,6 +17,8 @@ mod parallel;
 mod path;
 mod plan;
 mod product;
+mod recompute;
+mod weight_gradient;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -286,7 +288,7 @@ impl Backend for Cpu {
             check_len("d_input", d_input.len(), plan.leaf_rows() * plan.config.input)?;
         }
         let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
-        let (Some(states), Some(training), Pass::Train) = (memory.states, memory.training, weights.pass)
+        let (Some(states), Some(training), true) = (memory.states, memory.training, weights.pass.trains())
         else {
             return Err(Error::argument(
                 "plan and weights",
@@ -294,7 +296,7 @@ impl Backend for Cpu {
                 "those of inference",
             ));
         };
-        Backward { path: self.path, weights, plan, states, training, d_hidden }.run(input, gradient, d_input);
+        Backward::new(self.path, weights, plan, states, training, d_hidden).run(input, gradient, d_input);
         Ok(())
     }
 

@@ -1,11 +1,17 @@
 //! Weights as the kernels want them: panels of [`BLOCK`] units with the gates of a unit side by side, so that a
 //! tile of a product holds every gate of its units and the gates are applied before `z` leaves the registers.
 
-use super::memory::CpuBuffer;
-use super::{BLOCK, blocks};
+use std::ops::Range;
+
+use super::memory::{CpuBuffer, Matrix};
+use super::weight_gradient::PackedGradient;
+use super::{BLOCK, blocks, parallel};
 use crate::backend::Pass;
 use crate::error::Result;
 use crate::model::{Config, Layout, LinearRange};
+
+/// Rows of `W` whose gradient one task unpacks.
+const UNPACKED: usize = 32;
 
 /// Columns of the transposed panels in one group: a tile of the backward product.
 pub(super) const GROUP: usize = 4;
@@ -41,7 +47,7 @@ impl PackedLinear {
             bias: CpuBuffer::zeroed(blocks * gates * BLOCK)?,
             transposed: CpuBuffer::zeroed(0)?,
         };
-        if pass == Pass::Train {
+        if pass.trains() {
             packed.transposed = CpuBuffer::zeroed(blocks * gates * BLOCK * packed.input_blocks() * BLOCK)?;
         }
         Ok(packed)
@@ -66,6 +72,13 @@ impl PackedLinear {
     /// Blocks of inputs, each segment padded to whole blocks.
     pub(super) fn input_blocks(&self) -> usize {
         self.segments * blocks(self.fan_in / self.segments)
+    }
+
+    /// The rows of `W` whose inputs are in a block of inputs.
+    pub(super) fn input_rows(&self, block: usize) -> Range<usize> {
+        let len = self.fan_in / self.segments;
+        let (segment, first) = (block / blocks(len), block % blocks(len) * BLOCK);
+        segment * len + first..segment * len + len.min(first + BLOCK)
     }
 
     /// Groups of input blocks.
@@ -135,26 +148,30 @@ impl PackedLinear {
         }
     }
 
-    /// Adds a gradient laid out as the panels, `[blocks, fan_in, gates · BLOCK]`, and one laid out as the bias
-    /// to those of the flat buffer.
-    pub(super) fn unpack_add(&self, range: &LinearRange, panels: &[f32], bias: &[f32], gradient: &mut [f32]) {
-        let (columns, width, fan_in) = (range.columns, self.panel_width(), self.fan_in);
+    /// Adds a packed gradient to that of the flat buffer.
+    pub(super) fn unpack_add(&self, range: &LinearRange, from: PackedGradient<'_>, gradient: &mut [f32]) {
+        let (columns, fan_in) = (range.columns, self.fan_in);
         let units = columns / self.gates;
-        for block in 0..self.blocks {
-            let panel = &panels[block * fan_in * width..][..fan_in * width];
-            for (row, w) in panel.chunks_exact(width).zip(gradient[range.w.clone()].chunks_exact_mut(columns))
-            {
-                self.columns(block, units, |column, place| w[column] += row[place]);
+        let (w, b) = gradient[range.w.start..range.b.end].split_at_mut(range.w.len());
+        let (w, b) = (Matrix::new(w, columns), Matrix::new(b, columns));
+        parallel::for_each((fan_in + 1).div_ceil(UNPACKED), |task| {
+            for input in task * UNPACKED..(fan_in + 1).min((task + 1) * UNPACKED) {
+                let to = if input < fan_in { w.row(input) } else { b.row(0) };
+                // SAFETY: a row of `columns` elements, the task's own.
+                let to = unsafe { std::slice::from_raw_parts_mut(to, columns) };
+                for block in 0..self.blocks {
+                    let live = BLOCK.min(units - block * BLOCK);
+                    for gate in 0..self.gates {
+                        // SAFETY: a row of a packed gradient has `gates · BLOCK` floats; nothing writes them now.
+                        let from = unsafe {
+                            std::slice::from_raw_parts(from.row(block, input).add(gate * BLOCK), live)
+                        };
+                        let to = &mut to[gate * units + block * BLOCK..][..live];
+                        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+                    }
+                }
             }
-            let row = &bias[block * width..][..width];
-            let b = &mut gradient[range.b.clone()];
-            self.columns(block, units, |column, place| b[column] += row[place]);
-        }
-    }
-
-    /// Floats of a gradient laid out as the panels, and of one laid out as the bias.
-    pub(super) fn gradient_len(&self) -> (usize, usize) {
-        (self.blocks * self.fan_in * self.panel_width(), self.blocks * self.panel_width())
+        });
     }
 }
 

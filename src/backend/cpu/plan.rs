@@ -1,12 +1,17 @@
 //! A pass as the CPU wants it: the schedule, who reads what, and where each matrix lies in the workspace.
 
-use super::memory::Matrix;
+use super::cell::At;
+use super::memory::{Index, Matrix};
 use super::{BLOCK, CpuPath, blocks};
 use crate::backend::Pass;
 use crate::backend::check::ScheduleCheck;
 use crate::error::{Error, Result};
 use crate::model::{Cell, Config};
 use crate::tree::{Readers, Schedule};
+
+/// Rows of merges, or of leaves, that a pass backward brings all the way to the gradient of their weights before it
+/// goes on: so many that reading and writing that gradient costs little beside its products.
+const CHUNK: usize = 1920;
 
 /// A schedule with what the pass backward needs beside it.
 #[derive(Debug)]
@@ -46,7 +51,7 @@ impl CpuPlan {
     pub(super) fn fill(&mut self, schedule: &Schedule) -> Result<()> {
         self.check.check(schedule, self.pass)?;
         self.schedule.clone_from(schedule);
-        if self.pass == Pass::Train {
+        if self.pass.trains() {
             self.readers.fill(schedule);
             self.output_of.clear();
             self.output_of.resize(schedule.slots(), 0);
@@ -69,6 +74,27 @@ impl CpuPlan {
     /// A state's row with its padding: whole blocks, so that kernels have no tails. Padding stays 0.
     pub(super) fn padded(&self) -> usize {
         blocks(self.config.hidden) * BLOCK
+    }
+
+    /// Slots of a chunk: the last may be shorter.
+    pub(super) fn chunk_slots(&self) -> usize {
+        (CHUNK / self.schedule.width()).max(1)
+    }
+
+    /// The most rows that a chunk of `rows` in all has.
+    fn chunk_rows(&self, rows: usize) -> usize {
+        rows.min(CHUNK.max(self.schedule.width()))
+    }
+
+    /// Rows for which there is `z` of merges, and of leaves: all, or a chunk's where it is recomputed.
+    pub(super) fn z_rows(&self) -> [usize; 2] {
+        let all = [self.merge_rows(), self.leaf_rows()];
+        if self.pass == Pass::TrainRecompute { all.map(|rows| self.chunk_rows(rows)) } else { all }
+    }
+
+    /// Rows for which there is room in [`Training::inputs`].
+    pub(super) fn input_rows(&self) -> usize {
+        self.chunk_rows(self.merge_rows())
     }
 
     /// Floats of workspace; saturated where they overflow.
@@ -113,23 +139,50 @@ impl<'a> States<'a> {
     }
 }
 
+/// Where a merge leaves the gradients of its two states: that of the left over its own state, that of the right over
+/// the one after its first stage. Both were read for the last time when it does.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    left: States<'a>,
+    right: States<'a>,
+    /// Rows of leaves, before those of merges.
+    leaf_rows: usize,
+}
+
+impl<'a> Places<'a> {
+    pub(super) fn new(plan: &CpuPlan, states: States<'a>, training: &Training<'a>) -> Self {
+        Places { left: states, right: training.stages, leaf_rows: plan.leaf_rows() }
+    }
+
+    /// The gradients of `h` of the left and the right state of merge row `row` and of those that follow.
+    pub(super) fn h(&self, row: usize) -> [At<'a>; 2] {
+        let at = |matrix, row| At { matrix, index: Index::From(row) };
+        [at(self.left.h, self.leaf_rows + row), at(self.right.h, row)]
+    }
+
+    /// The same of `c`; None for the RNN.
+    pub(super) fn c(&self, row: usize) -> [Option<At<'a>>; 2] {
+        let at = |matrix: Option<_>, row| matrix.map(|matrix| At { matrix, index: Index::From(row) });
+        [at(self.left.c, self.leaf_rows + row), at(self.right.c, row)]
+    }
+}
+
 /// What only a pass with a backward has.
 #[derive(Clone, Copy)]
 pub(super) struct Training<'a> {
-    /// States after each stage but the last, `[R · merge rows, padded H]`.
+    /// States after each stage but the last, `[R · merge rows, padded H]`; room for one stage where there is none.
     pub stages: States<'a>,
     /// `z`, then `dz`, of the leaves, the merges, the unary layers: `[blocks · rows, gates · BLOCK]` each, the
-    /// unary layers one after another.
+    /// unary layers one after another. The rows are [`CpuPlan::z_rows`].
     pub z_leaf: Matrix<'a>,
     pub z_merge: Matrix<'a>,
     pub z_unary: Matrix<'a>,
-    /// Each merge's gradient of its two states, `[merge rows, 2 · padded H]`.
-    pub places: States<'a>,
-    /// Gradient of `c` between two stages of a step, `[rows of the widest step, padded H]`.
-    pub dc: Matrix<'a>,
-    /// Gradient of one linear layer, packed: the largest of them.
-    pub dw: Matrix<'a>,
-    pub db: Matrix<'a>,
+    /// A chunk's inputs of its products, stage after stage: `[input blocks · rows, BLOCK]`.
+    pub inputs: Matrix<'a>,
+    /// Packed gradients: of each block of units `[fan_in, gates · BLOCK]` and the bias as one more row.
+    pub d_leaf: Matrix<'a>,
+    pub d_merge: Matrix<'a>,
+    pub d_unary: Matrix<'a>,
 }
 
 /// The matrices of a pass.
@@ -145,7 +198,7 @@ impl<'a> Memory<'a> {
     fn lay_out(plan: &CpuPlan, take: &mut impl FnMut(usize, usize) -> Matrix<'a>) -> Self {
         let CpuPlan { config, schedule, pass, .. } = plan;
         let (padded, unit_blocks) = (plan.padded(), blocks(config.hidden));
-        let (merge_rows, leaf_rows) = (plan.merge_rows(), plan.leaf_rows());
+        let merge_rows = plan.merge_rows();
         let unary = config.unary_layers;
         let lstm = config.cell == Cell::Lstm;
         let widest = schedule.steps().map(|step| step.out.len()).max().unwrap_or(0) * schedule.width();
@@ -156,25 +209,23 @@ impl<'a> Memory<'a> {
         };
         let slots =
             (*pass != Pass::Stream).then(|| states(schedule.slots() * schedule.width(), padded, take));
-        if *pass != Pass::Train {
+        if !pass.trains() {
             let between = [1, 2].map(|layers| take(if unary >= layers { widest } else { 0 }, padded));
             return Memory { states: slots, between, training: None };
         }
         let width = |states| config.cell.gates(states) * BLOCK;
-        let largest = |columns: &dyn Fn(usize, usize) -> usize| {
-            let leaf = columns(config.input, width(0));
-            let stages = columns(2 * config.hidden, width(2));
-            leaf.max(stages).max(if unary > 0 { columns(config.hidden, width(1)) } else { 0 })
-        };
+        let [z_merge, z_leaf] = plan.z_rows();
+        // A row of `W` for every input of every block of units, and one for the bias.
+        let gradient = |inputs: usize| unit_blocks * (inputs + 1);
         let training = Training {
-            stages: states(unary * merge_rows, padded, take),
-            z_leaf: take(unit_blocks * leaf_rows, width(0)),
-            z_merge: take(unit_blocks * merge_rows, width(2)),
-            z_unary: take(unary * unit_blocks * merge_rows, width(1)),
-            places: states(merge_rows, 2 * padded, take),
-            dc: take(if lstm { widest } else { 0 }, padded),
-            dw: take(unit_blocks, largest(&|fan_in, width| fan_in * width)),
-            db: take(unit_blocks, largest(&|_, width| width)),
+            stages: states(unary.max(1) * merge_rows, padded, take),
+            z_leaf: take(unit_blocks * z_leaf, width(0)),
+            z_merge: take(unit_blocks * z_merge, width(2)),
+            z_unary: take(unary * unit_blocks * z_merge, width(1)),
+            inputs: take((2 + unary) * unit_blocks * plan.input_rows(), BLOCK),
+            d_leaf: take(gradient(config.input), width(0)),
+            d_merge: take(gradient(2 * config.hidden), width(2)),
+            d_unary: take(unary * gradient(config.hidden), width(1)),
         };
         let between = [take(0, padded), take(0, padded)];
         Memory { states: slots, between, training: Some(training) }

@@ -312,9 +312,7 @@ impl Backend for Cuda {
     }
 
     fn weights(&self, config: &Config, pass: Pass) -> Result<CudaWeights> {
-        if pass == Pass::Train {
-            self.training()?;
-        }
+        self.can_run(pass)?;
         CudaWeights::new(self, config, pass)
     }
 
@@ -327,9 +325,7 @@ impl Backend for Cuda {
     }
 
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<CudaPlan> {
-        if pass == Pass::Train {
-            self.training()?;
-        }
+        self.can_run(pass)?;
         CudaPlan::new(self, config, pass, schedule)
     }
 

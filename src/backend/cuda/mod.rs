@@ -37,7 +37,7 @@ pub use driver::{Device, count};
 pub use plan::CudaPlan;
 pub use weights::CudaWeights;
 
-use super::Backend;
+use super::{Backend, Pass};
 use crate::error::{Error, Result};
 
 /// Launches of at least this many rows run in tiles of 128.
@@ -163,6 +163,18 @@ impl Cuda {
     /// The same device with its launches on another stream of the context, to be captured there.
     fn recording(&self, stream: &Arc<CudaStream>) -> Self {
         Cuda { recording: Some(Arc::clone(stream)), ..self.clone() }
+    }
+
+    /// Refuses passes that this device or its dtype has not.
+    fn can_run(&self, pass: Pass) -> Result<()> {
+        match pass {
+            Pass::Infer | Pass::Stream => Ok(()),
+            Pass::Train => self.training().map(drop),
+            Pass::TrainRecompute => Err(Error::Unavailable {
+                what: format!("recomputation on {}", self.name()),
+                why: "its passes keep every z: train without, or with smaller batches".into(),
+            }),
+        }
     }
 
     /// What only training needs; loaded the first time.
