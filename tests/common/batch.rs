@@ -2,7 +2,7 @@
 
 use pr_lstm::backend::Backend;
 use pr_lstm::random::Random;
-use pr_lstm::{Config, Cpu, CpuPath, Model, Outputs, Parameters, Session, Tape};
+use pr_lstm::{Config, Cpu, CpuPath, Dtype, Model, Outputs, Parameters, Session, Tape};
 
 use super::{normals, parameters};
 
@@ -35,7 +35,7 @@ pub fn device_parameters(config: &Config, cpu: &Cpu, random: &mut Random, scale:
 /// The paths of the CPU that this processor has; says which it lacks.
 pub fn available_paths() -> Vec<CpuPath> {
     let (has, lacks): (Vec<CpuPath>, Vec<CpuPath>) =
-        CpuPath::ALL.into_iter().partition(|path| path.is_available());
+        CpuPath::ALL.into_iter().partition(|path| path.is_available() && path.computes(Dtype::F32));
     println!("paths {has:?}, skipped {lacks:?}");
     has
 }

@@ -8,19 +8,20 @@ use super::lanes::Lanes;
 use super::memory::{Index, Matrix, prefetch};
 use super::pack::PackedLinear;
 use super::path::Kernel;
-use super::product::{Ahead, Operand, Tile, for_each_tile};
+use super::product::{Ahead, Product, Tile, for_each_tile};
+use super::stored::Stored;
 use crate::model::Cell;
 
 /// Rows of one matrix.
 #[derive(Clone, Copy)]
-pub(super) struct At<'a> {
-    pub matrix: Matrix<'a>,
+pub(super) struct At<'a, T: Stored = f32> {
+    pub matrix: Matrix<'a, T>,
     pub index: Index<'a>,
 }
 
-impl At<'_> {
+impl<T: Stored> At<'_, T> {
     #[inline(always)]
-    pub(super) fn row(&self, i: usize) -> *mut f32 {
+    pub(super) fn row(&self, i: usize) -> *mut T {
         self.matrix.row(self.index.row(i))
     }
 }
@@ -44,12 +45,12 @@ impl Kept<'_> {
 
 /// A cell applied to `N` states. The LSTM has `3 + N` gates, the RNN one and no `c`.
 #[derive(Clone, Copy)]
-pub(super) struct CellForward<'a, I: Operand, const N: usize> {
+pub(super) struct CellForward<'a, I: Product, const N: usize, H: Stored = f32> {
     pub linear: &'a PackedLinear,
     pub input: I,
     /// `c` of each input state; None for the RNN.
     pub previous: [Option<At<'a>>; N],
-    pub h: At<'a>,
+    pub h: At<'a, H>,
     /// None for the RNN.
     pub c: Option<At<'a>>,
     pub kept: Option<Kept<'a>>,
@@ -57,7 +58,7 @@ pub(super) struct CellForward<'a, I: Operand, const N: usize> {
     pub after: &'a [f32],
 }
 
-impl<I: Operand, const N: usize> CellForward<'_, I, N> {
+impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
     /// Computes `rows` of `blocks`.
     ///
     /// # Safety
@@ -82,7 +83,7 @@ impl<I: Operand, const N: usize> CellForward<'_, I, N> {
             // Tasks of a block each are mostly taken in order.
             let next = if block + 1 < self.linear.blocks { self.linear.panel(block + 1) } else { self.after };
             for half in (0..BLOCK).step_by(L::WIDTH) {
-                let tile = LstmTile::<I, N, G> { job: self, block, half, start: rows.start, next };
+                let tile = LstmTile::<I, N, G, H> { job: self, block, half, start: rows.start, next };
                 // SAFETY: passed on.
                 unsafe { for_each_tile::<L, G>(rows.clone(), &tile) }
             }
@@ -94,7 +95,78 @@ impl<I: Operand, const N: usize> CellForward<'_, I, N> {
         for block in blocks {
             for half in (0..BLOCK).step_by(L::WIDTH) {
                 // SAFETY: passed on.
-                unsafe { for_each_tile::<L, 1>(rows.clone(), &RnnTile::<I, N> { job: self, block, half }) }
+                unsafe { for_each_tile::<L, 1>(rows.clone(), &RnnTile::<I, N, H> { job: self, block, half }) }
+            }
+        }
+    }
+
+    /// Asks for the lines of states that the gates of a block of these rows will want: nothing else would have them
+    /// there in time.
+    #[inline(always)]
+    pub(super) fn fetch_states(&self, rows: Range<usize>, block: usize) {
+        for row in rows {
+            let c = self.previous.iter().flatten().chain(&self.c);
+            c.for_each(|at| prefetch::<_, true>(at.row(row).wrapping_add(block * BLOCK)));
+            prefetch::<_, true>(self.h.row(row).wrapping_add(block * BLOCK));
+        }
+    }
+
+    /// From a row's sums to its state: `L::WIDTH` lanes of the units of a block.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    pub(super) unsafe fn lstm_state<L: Lanes, const G: usize>(
+        &self,
+        acc: [L; G],
+        block: usize,
+        half: usize,
+        row: usize,
+    ) {
+        let unit = block * BLOCK + half;
+        // SAFETY: passed on; rows of states have whole blocks.
+        unsafe {
+            let z = self.z(acc, block, half, row);
+            let mut c = sigmoid(z[0]).mul(tanh(z[1]));
+            for (n, previous) in self.previous.into_iter().enumerate() {
+                if let Some(previous) = previous {
+                    c = sigmoid(z[3 + n]).fma(L::load(previous.row(row).add(unit)), c);
+                }
+            }
+            if let Some(to) = self.c {
+                c.store(to.row(row).add(unit));
+            }
+            self.store(sigmoid(z[2]).mul(tanh(c)), block, half, row);
+        }
+    }
+
+    /// The same for the RNN.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    pub(super) unsafe fn rnn_state<L: Lanes>(&self, acc: [L; 1], block: usize, half: usize, row: usize) {
+        // SAFETY: passed on.
+        unsafe {
+            let [z] = self.z(acc, block, half, row);
+            // The leaf is linear.
+            let h = if const { N > 0 } { relu(z) } else { z };
+            self.store(h, block, half, row);
+        }
+    }
+
+    /// Stores `h`, and zeros to the end of the row after its last block: a product may read so far.
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(&self, h: L, block: usize, half: usize, row: usize) {
+        let unit = block * BLOCK + half;
+        // SAFETY: passed on; rows of `h` are whole multiples of `H::ROW`, and so of a vector.
+        unsafe {
+            let to = self.h.row(row);
+            H::store(h, to.add(unit));
+            if const { H::ROW > BLOCK } && block + 1 == self.linear.blocks {
+                for unit in (unit + BLOCK..self.h.matrix.stride()).step_by(BLOCK) {
+                    H::store(L::splat(0.0), to.add(unit));
+                }
             }
         }
     }
@@ -123,8 +195,8 @@ impl<I: Operand, const N: usize> CellForward<'_, I, N> {
     }
 }
 
-struct LstmTile<'a, 'b, I: Operand, const N: usize, const G: usize> {
-    job: &'a CellForward<'b, I, N>,
+struct LstmTile<'a, 'b, I: Product, const N: usize, const G: usize, H: Stored> {
+    job: &'a CellForward<'b, I, N, H>,
     block: usize,
     half: usize,
     /// The first row of all.
@@ -133,71 +205,53 @@ struct LstmTile<'a, 'b, I: Operand, const N: usize, const G: usize> {
     next: &'a [f32],
 }
 
-impl<I: Operand, const N: usize, const G: usize> Tile for LstmTile<'_, '_, I, N, G> {
+impl<I: Product, const N: usize, const G: usize, H: Stored> Tile for LstmTile<'_, '_, I, N, G, H> {
     #[inline(always)]
     unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize) {
         let &LstmTile { job, block, half, start, next } = self;
-        let unit = block * BLOCK + half;
-        // SAFETY: as `CellForward::run` says; rows of states have whole blocks.
+        // SAFETY: as `CellForward::run` says.
         unsafe {
-            for row in first..first + M {
-                // A line of each row, which the gates will want: nothing else would fetch it in time.
-                let states = job.previous.iter().flatten().chain(&job.c).chain([&job.h]);
-                states.for_each(|at| prefetch::<_, true>(at.row(row).wrapping_add(unit)));
-            }
-            let ahead = Ahead::of(next, (first - start) / M, job.linear.fan_in);
-            let acc = job.input.multiply::<L, M, G>(first, job.linear.panel(block).as_ptr().add(half), ahead);
+            job.fetch_states(first..first + M, block);
+            let ahead = Ahead::of(next, (first - start) / M, job.linear.panel_rows());
+            let panel = job.linear.panel(block).as_ptr().add(half);
+            let acc = job.input.multiply::<L, M, G>(first, panel, ahead);
             for (m, acc) in acc.into_iter().enumerate() {
-                let row = first + m;
-                let z = job.z(acc, block, half, row);
-                let mut c = sigmoid(z[0]).mul(tanh(z[1]));
-                for (n, previous) in job.previous.into_iter().enumerate() {
-                    if let Some(previous) = previous {
-                        c = sigmoid(z[3 + n]).fma(L::load(previous.row(row).add(unit)), c);
-                    }
-                }
-                if let Some(to) = job.c {
-                    c.store(to.row(row).add(unit));
-                }
-                sigmoid(z[2]).mul(tanh(c)).store(job.h.row(row).add(unit));
+                job.lstm_state(acc, block, half, first + m);
             }
         }
     }
 }
 
-struct RnnTile<'a, 'b, I: Operand, const N: usize> {
-    job: &'a CellForward<'b, I, N>,
+struct RnnTile<'a, 'b, I: Product, const N: usize, H: Stored> {
+    job: &'a CellForward<'b, I, N, H>,
     block: usize,
     half: usize,
 }
 
-impl<I: Operand, const N: usize> Tile for RnnTile<'_, '_, I, N> {
+impl<I: Product, const N: usize, H: Stored> Tile for RnnTile<'_, '_, I, N, H> {
     #[inline(always)]
     unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize) {
         let &RnnTile { job, block, half } = self;
-        // SAFETY: as `CellForward::run` says; rows of states have whole blocks.
+        // SAFETY: as `CellForward::run` says.
         unsafe {
             let panel = job.linear.panel(block).as_ptr().add(half);
             let acc = job.input.multiply::<L, M, 1>(first, panel, Ahead::none(panel));
             for (m, acc) in acc.into_iter().enumerate() {
-                let [z] = job.z(acc, block, half, first + m);
-                // The leaf is linear.
-                let h = if const { N > 0 } { relu(z) } else { z };
-                h.store(job.h.row(first + m).add(block * BLOCK + half));
+                job.rnn_state(acc, block, half, first + m);
             }
         }
     }
 }
 
 /// One cell over rows and blocks, as a kernel.
-pub(super) struct CellKernel<'a, 'b, I: Operand, const N: usize> {
-    pub job: &'a CellForward<'b, I, N>,
+pub(super) struct CellKernel<'a, 'b, I: Product, const N: usize, H: Stored = f32> {
+    pub job: &'a CellForward<'b, I, N, H>,
     pub cell: Cell,
     pub rows: Range<usize>,
     pub blocks: Range<usize>,
 }
 
-impl<I: Operand, const N: usize> Kernel for CellKernel<'_, '_, I, N> {
+impl<I: Product, const N: usize, H: Stored> Kernel for CellKernel<'_, '_, I, N, H> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         // SAFETY: whoever makes a kernel vouches for its job (see `forward.rs`).

@@ -1,6 +1,7 @@
 //! What a caller of the backend must have right for the kernels' pointers to stay in bounds.
 
 use super::plan::{CpuPlan, States};
+use super::stored::Stored;
 use super::{Cpu, CpuInput, CpuWeights};
 use crate::backend::Labelled;
 use crate::backend::check::check_len;
@@ -31,6 +32,9 @@ pub(super) fn check_pass(
         let (expected, found) = (&plan.config, &weights.config);
         return Err(Error::argument("weights", format!("those of {expected:?}"), format!("{found:?}")));
     }
+    if weights.dtype != plan.dtype {
+        return Err(Error::argument("weights", format!("those of {}", plan.dtype), weights.dtype));
+    }
     match input {
         CpuInput::Tokens(tokens) => {
             check_len("tokens", tokens.len(), plan.leaf_rows())?;
@@ -59,7 +63,10 @@ pub(super) fn check_labels(labelled: &Labelled<'_, Cpu>) -> Result<()> {
 }
 
 /// Refuses slots that an arena does not have.
-pub(super) fn check_slots(states: &States<'_>, slots: impl IntoIterator<Item = u32>) -> Result<()> {
+pub(super) fn check_slots<H: Stored>(
+    states: &States<'_, H>,
+    slots: impl IntoIterator<Item = u32>,
+) -> Result<()> {
     let rows = states.h.rows();
     match slots.into_iter().find(|&slot| slot as usize >= rows) {
         None => Ok(()),

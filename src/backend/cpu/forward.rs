@@ -6,8 +6,10 @@ use super::cell::{At, CellForward, CellKernel, Kept};
 use super::memory::{Index, Matrix};
 use super::pack::CpuWeights;
 use super::plan::{CpuPlan, Memory, States, Training};
-use super::product::{Operand, Pairs, Rows, Tokens};
+use super::product::{Product, Rows, Segments, Tokens};
+use super::stored::Stored;
 use super::{Counters, CpuPath, blocks, parallel};
+use crate::backend::Pass;
 use crate::backend::cpu::CpuInput;
 use crate::tree::Step;
 
@@ -44,23 +46,23 @@ pub(super) fn for_columns(columns: usize, cost: usize, task: impl Fn(Range<usize
 }
 
 /// A pass forward at work.
-pub(super) struct Forward<'a> {
+pub(super) struct Forward<'a, H: Stored = f32> {
     pub path: CpuPath,
     pub weights: &'a CpuWeights,
     pub plan: &'a CpuPlan,
-    pub states: States<'a>,
-    pub between: [Matrix<'a>; 2],
-    pub training: Option<Training<'a>>,
+    pub states: States<'a, H>,
+    pub between: [Matrix<'a, H>; 2],
+    pub training: Option<Training<'a, H>>,
     pub counters: &'a Counters,
 }
 
-impl<'a> Forward<'a> {
+impl<'a, H: Stored> Forward<'a, H> {
     pub(super) fn new(
         path: CpuPath,
         weights: &'a CpuWeights,
         plan: &'a CpuPlan,
-        memory: &Memory<'a>,
-        states: States<'a>,
+        memory: &Memory<'a, H>,
+        states: States<'a, H>,
         counters: &'a Counters,
     ) -> Self {
         let Memory { between, training, .. } = *memory;
@@ -90,6 +92,11 @@ impl<'a> Forward<'a> {
         self.collect(hidden);
     }
 
+    /// Where `z` is kept, if it is.
+    fn keeping(&self) -> Option<Training<'a, H>> {
+        self.training.filter(|_| self.plan.pass == Pass::Train)
+    }
+
     fn leaves(&self, input: CpuInput<'_>) {
         let schedule = &self.plan.schedule;
         let (width, rows) = (schedule.width(), self.plan.leaf_rows());
@@ -97,28 +104,20 @@ impl<'a> Forward<'a> {
         let out = Index::Slots { slots: schedule.leaves(), width };
         let h = At { matrix: self.states.h, index: out };
         let c = self.states.c.map(|matrix| At { matrix, index: out });
-        let kept = self.training.map(|training| Kept { z: training.z_leaf, rows, first: 0 });
+        let kept = self.keeping().map(|training| Kept { z: training.z_leaf, rows, first: 0 });
         let linear = &self.weights.leaf;
         parallel::for_each(rows.div_ceil(TILE), |tile| {
-            let (rows, blocks) = (tile_rows(tile, rows), 0..linear.blocks);
+            let rows = tile_rows(tile, rows);
             match input {
                 CpuInput::Tokens(tokens) => {
                     let input = Tokens { tokens, index };
-                    self.cell(
-                        CellForward { linear, input, previous: [], h, c, kept, after: &[] },
-                        rows,
-                        blocks,
-                    );
+                    self.leaf(CellForward { linear, input, previous: [], h, c, kept, after: &[] }, rows);
                 }
                 CpuInput::Dense(x) => {
                     // SAFETY: the input is only read.
                     let x = unsafe { Matrix::read_only(x, linear.fan_in) };
                     let input = Rows { x, index, len: linear.fan_in };
-                    self.cell(
-                        CellForward { linear, input, previous: [], h, c, kept, after: &[] },
-                        rows,
-                        blocks,
-                    );
+                    self.leaf(CellForward { linear, input, previous: [], h, c, kept, after: &[] }, rows);
                 }
             }
         });
@@ -132,7 +131,7 @@ impl<'a> Forward<'a> {
         let last = stage + 1 == self.weights.stages.len();
         let first = step.first * width;
         let merge_rows = self.plan.merge_rows();
-        let kept = self.training.map(|training| match stage {
+        let kept = self.keeping().map(|training| match stage {
             0 => Kept { z: training.z_merge, rows: merge_rows, first },
             _ => {
                 let before = (stage - 1) * linear.blocks * merge_rows;
@@ -144,7 +143,7 @@ impl<'a> Forward<'a> {
             Some(training) => (training.stages, Index::From(stage * merge_rows + first)),
             None => (States { h: self.between[stage % 2], c: self.states.c }, Index::From(0)),
         };
-        let at_c = |states: States<'a>, index| states.c.map(|matrix| At { matrix, index });
+        let at_c = |states: States<'a, H>, index| states.c.map(|matrix| At { matrix, index });
         let (to, to_index) = if last { (self.states, out) } else { state(stage) };
         // Without a pass backward `c` passes through the slot itself, unit by unit.
         let c_index = if self.training.is_some() { to_index } else { out };
@@ -155,26 +154,33 @@ impl<'a> Forward<'a> {
             if units.start == 0 {
                 self.counters.count(rows.len());
             }
-            let input = Pairs { h: self.states.h, left, right, len };
+            let input = Segments { h: self.states.h, index: [left, right], len };
             let previous = [left, right].map(|index| at_c(self.states, index));
             self.cell(CellForward { linear, input, previous, h, c, kept, after }, rows, units);
         } else {
             let (from, index) = state(stage - 1);
-            let input = Rows { x: from.h, index, len };
+            let input = Segments { h: from.h, index: [index], len };
             let c_index = if self.training.is_some() { index } else { out };
             let previous = [at_c(from, c_index)];
             self.cell(CellForward { linear, input, previous, h, c, kept, after }, rows, units);
         }
     }
 
-    fn cell<I: Operand, const N: usize>(
+    fn cell<const S: usize, const N: usize>(
         &self,
-        job: CellForward<'_, I, N>,
+        job: CellForward<'_, Segments<'_, H, S>, N, H>,
         rows: Range<usize>,
         blocks: Range<usize>,
     ) {
         // The tasks of a stage have rows or blocks of their own; what they read was written by an earlier step,
         // or, within a tile, by the same task: a step's `out` is none of the slots that it reads.
+        H::run(self.path, CellKernel { job: &job, cell: self.plan.config.cell, rows, blocks });
+    }
+
+    /// A leaf's cell; its input is f32 or tokens, however `h` is kept.
+    fn leaf<I: Product>(&self, job: CellForward<'_, I, 0, H>, rows: Range<usize>) {
+        // The rows are the task's own.
+        let blocks = 0..job.linear.blocks;
         self.path.run(CellKernel { job: &job, cell: self.plan.config.cell, rows, blocks });
     }
 
@@ -185,8 +191,9 @@ impl<'a> Forward<'a> {
         for (row, to) in hidden.chunks_exact_mut(h).enumerate() {
             let (lane, output) = (row / outputs.len(), row % outputs.len());
             let from = self.states.h.row(outputs[output] as usize * width + lane);
-            // SAFETY: the pass is over and nothing writes the slots; a row has at least `h` floats.
-            to.copy_from_slice(unsafe { std::slice::from_raw_parts(from, h) });
+            // SAFETY: the pass is over and nothing writes the slots; a row has at least `h` elements.
+            let from = unsafe { std::slice::from_raw_parts(from, h) };
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
         }
     }
 }

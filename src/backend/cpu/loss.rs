@@ -7,7 +7,7 @@ use super::memory::{Index, Matrix};
 use super::pack::PackedLinear;
 use super::parallel;
 use super::path::{CpuPath, Kernel};
-use super::product::{Ahead, Operand, ReluRows, Rows, Tile, for_each_tile};
+use super::product::{Ahead, Product, ReluRows, Rows, Tile, for_each_tile};
 use crate::model::LinearRange;
 use crate::optim::Adam;
 

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 
+use super::stored::Stored;
 use crate::backend::Element;
 use crate::error::{Error, Result};
 
@@ -46,23 +47,30 @@ impl<T: Element> CpuBuffer<T> {
     }
 }
 
-/// A matrix of f32 whose elements different tasks of one kernel read and write: a pointer with its bounds.
+/// A matrix whose elements different tasks of one kernel read and write: a pointer with its bounds.
 ///
 /// The borrow of the memory lasts as long as the matrix; that two tasks never write the same element, nor one
 /// reads what another writes, is for each kernel to say.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    start: *mut f32,
+pub(super) struct Matrix<'a, T = f32> {
+    start: *mut T,
     rows: usize,
     stride: usize,
-    memory: PhantomData<&'a mut [f32]>,
+    memory: PhantomData<&'a mut [T]>,
 }
+
+// Whatever `T` is.
+impl<T> Clone for Matrix<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Matrix<'_, T> {}
 
 // SAFETY: a matrix is a pointer into memory that outlives it; every access through it is unsafe and says why
 // it does not race.
-unsafe impl Send for Matrix<'_> {}
+unsafe impl<T> Send for Matrix<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Matrix<'_> {}
+unsafe impl<T> Sync for Matrix<'_, T> {}
 
 impl<'a> Matrix<'a> {
     /// The memory as rows of `stride` elements.
@@ -80,12 +88,20 @@ impl<'a> Matrix<'a> {
         Matrix { start: memory.as_ptr().cast_mut(), rows, stride, memory: PhantomData }
     }
 
+    /// The same memory, as many rows, as elements of another type that fit a f32.
+    pub(super) fn of<T: Stored>(self) -> Matrix<'a, T> {
+        let stride = self.stride * size_of::<f32>() / size_of::<T>();
+        Matrix { start: self.start.cast(), rows: self.rows, stride, memory: PhantomData }
+    }
+}
+
+impl<T> Matrix<'_, T> {
     /// Rows of the matrix.
     pub(super) fn rows(self) -> usize {
         self.rows
     }
 
-    /// Elements from the start of a row to that of the next.
+    /// Elements of a row.
     pub(super) fn stride(self) -> usize {
         self.stride
     }
@@ -93,7 +109,7 @@ impl<'a> Matrix<'a> {
     /// The start of a row. The pointer is valid for `stride` elements if `row` is below the number of rows,
     /// which plans guarantee and debug builds check.
     #[inline(always)]
-    pub(super) fn row(self, row: usize) -> *mut f32 {
+    pub(super) fn row(self, row: usize) -> *mut T {
         debug_assert!(row < self.rows, "row {row} of {}", self.rows);
         self.start.wrapping_add(row * self.stride)
     }

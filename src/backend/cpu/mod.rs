@@ -3,6 +3,8 @@
 //! The road of the data: `pack` (weights) → `plan` (a schedule and its memory) → `forward` → `backward`; a step
 //! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`).
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod backward;
 mod cell;
 mod cell_backward;
@@ -18,6 +20,7 @@ mod path;
 mod plan;
 mod product;
 mod recompute;
+mod stored;
 mod weight_gradient;
 
 use std::sync::Arc;
@@ -26,7 +29,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use backward::Backward;
 use check::{check_labels, check_pass, check_slots, floats};
 use forward::Forward;
+use half::bf16;
 use plan::States;
+use stored::Stored;
 
 pub use memory::CpuBuffer;
 pub use pack::CpuWeights;
@@ -36,7 +41,7 @@ pub use plan::CpuPlan;
 use super::check::check_len;
 use super::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass, sealed};
 use crate::error::{Error, Result};
-use crate::model::{Cell, Config};
+use crate::model::Config;
 use crate::optim::Adam;
 use crate::tree::Schedule;
 
@@ -52,21 +57,32 @@ fn blocks(columns: usize) -> usize {
 #[derive(Clone, Debug)]
 pub struct Cpu {
     path: CpuPath,
+    dtype: Dtype,
     counters: Arc<Counters>,
 }
 
 impl Cpu {
     /// On the fastest path of this processor.
     pub fn new() -> Self {
-        Cpu { path: CpuPath::detect(), counters: Arc::default() }
+        Cpu { path: CpuPath::detect(), dtype: Dtype::F32, counters: Arc::default() }
     }
 
-    /// On a path of one's choice; the results have the same bits on all.
+    /// On a path of one's choice, in f32: the results have the same bits on all.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if this processor lacks it.
     pub fn with_path(path: CpuPath) -> Result<Self> {
-        Ok(Cpu { path: path.checked()?, counters: Arc::default() })
+        Cpu::with_dtype_and_path(Dtype::F32, path)
+    }
+
+    /// On a path of one's choice, weights and `h` kept in this type: f32 or bf16. In bf16 the paths differ within its
+    /// tolerance, since each sums pairs its own way.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the CPU computes not in that type, or this processor lacks the path.
+    pub fn with_dtype_and_path(dtype: Dtype, path: CpuPath) -> Result<Self> {
+        check_dtype(dtype)?;
+        Ok(Cpu { path: path.checked(dtype)?, dtype, counters: Arc::default() })
     }
 
     /// What this device and its clones have done so far.
@@ -123,6 +139,134 @@ impl<'a> From<Input<'a, Cpu>> for CpuInput<'a> {
     }
 }
 
+/// Refuses types that the CPU does not compute in.
+fn check_dtype(dtype: Dtype) -> Result<()> {
+    match dtype {
+        Dtype::F32 | Dtype::Bf16 => Ok(()),
+        Dtype::F16 => Err(Error::Unavailable {
+            what: format!("{dtype} on cpu"),
+            why: "it computes in f32 and bf16 there; use one of these, or a CUDA device".into(),
+        }),
+    }
+}
+
+impl Cpu {
+    /// Refuses to train where only inference is made.
+    fn check_training(&self, pass: Pass) -> Result<()> {
+        match self.dtype {
+            Dtype::F32 => Ok(()),
+            _ if !pass.trains() => Ok(()),
+            dtype => Err(Error::Unavailable {
+                what: format!("training in {dtype} on cpu"),
+                why: "it runs models there and trains none; train in f32, or on a CUDA device".into(),
+            }),
+        }
+    }
+
+    fn scan_as<H: Stored>(
+        &self,
+        weights: &CpuWeights,
+        plan: &CpuPlan,
+        input: CpuInput<'_>,
+        workspace: &mut [u8],
+        hidden: &mut [f32],
+    ) -> Result<()> {
+        let memory = plan.memory::<H>(floats("workspace", workspace, plan.floats())?);
+        let states =
+            memory.states.ok_or_else(|| Error::argument("plan", "one of a whole pass", "one of streams"))?;
+        Forward::new(plan.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
+        Ok(())
+    }
+
+    fn append_as<H: Stored>(
+        &self,
+        weights: &CpuWeights,
+        plan: &CpuPlan,
+        input: CpuInput<'_>,
+        arena: &mut [u8],
+        workspace: &mut [u8],
+        hidden: &mut [f32],
+    ) -> Result<()> {
+        let memory = plan.memory::<H>(floats("workspace", workspace, plan.floats())?);
+        let all = arena.len() / 4;
+        let states = States::of_arena(&plan.config, floats("arena", arena, all)?);
+        let most = (plan.schedule.slots() * plan.schedule.width()).checked_sub(1);
+        check_slots(&states, most.map(|row| row as u32))?;
+        Forward::new(plan.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
+        Ok(())
+    }
+
+    fn copy_as<H: Stored>(&self, config: &Config, arena: &mut [f32], pairs: &[(u32, u32)]) -> Result<()> {
+        let States { h, c } = States::<H>::of_arena(config, arena);
+        check_slots(&States { h, c }, pairs.iter().flat_map(|&(from, to)| [from, to]))?;
+        if let Some((slot, _)) = pairs.iter().find(|(from, to)| from == to) {
+            return Err(Error::argument("pairs", "a slot other than the one copied from", slot));
+        }
+        for &(from, to) in pairs {
+            let (from, to) = (from as usize, to as usize);
+            // SAFETY: rows within the arena, and `from` is not `to`.
+            unsafe {
+                h.row(from).copy_to_nonoverlapping(h.row(to), h.stride());
+                c.inspect(|c| c.row(from).copy_to_nonoverlapping(c.row(to), c.stride()));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_as<H: Stored>(
+        &self,
+        config: &Config,
+        arena: &[f32],
+        slots: &[u32],
+        states: &mut [f32],
+    ) -> Result<()> {
+        // SAFETY: nothing is written through these.
+        let arena = unsafe { States::<H>::of_shared_arena(config, arena) };
+        check_slots(&arena, slots.iter().copied())?;
+        let hidden = config.hidden;
+        for (&slot, state) in slots.iter().zip(states.chunks_exact_mut(2 * hidden)) {
+            let (h, c) = state.split_at_mut(hidden);
+            // SAFETY: rows within the arena, of at least `hidden` elements.
+            unsafe {
+                let from = std::slice::from_raw_parts(arena.h.row(slot as usize), hidden);
+                h.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
+                match arena.c {
+                    Some(from) => {
+                        c.copy_from_slice(std::slice::from_raw_parts(from.row(slot as usize), hidden))
+                    }
+                    None => c.fill(0.0), // the RNN has no `c`
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write_as<H: Stored>(
+        &self,
+        config: &Config,
+        arena: &mut [f32],
+        slots: &[u32],
+        states: &[f32],
+    ) -> Result<()> {
+        let arena = States::<H>::of_arena(config, arena);
+        check_slots(&arena, slots.iter().copied())?;
+        let hidden = config.hidden;
+        for (&slot, state) in slots.iter().zip(states.chunks_exact(2 * hidden)) {
+            let (h, c) = state.split_at(hidden);
+            // SAFETY: rows within the arena, of at least `hidden` elements, and nothing else runs on it.
+            unsafe {
+                let to = std::slice::from_raw_parts_mut(arena.h.row(slot as usize), arena.h.stride());
+                to.fill(H::from_f32(0.0));
+                to.iter_mut().zip(h).for_each(|(to, &from)| *to = H::from_f32(from));
+                if let Some(to) = arena.c {
+                    c.as_ptr().copy_to_nonoverlapping(to.row(slot as usize), hidden);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl sealed::Sealed for Cpu {}
 
 impl Backend for Cpu {
@@ -136,22 +280,29 @@ impl Backend for Cpu {
         "cpu".into()
     }
 
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn with_dtype(self, dtype: Dtype) -> Result<Self> {
-        match dtype {
-            Dtype::F32 => Ok(self),
-            _ => Err(Error::Unavailable {
-                what: format!("{dtype} on cpu"),
-                why: "this version computes in f32 there; use f32, or a CUDA device".into(),
-            }),
+    fn largest(&self) -> f32 {
+        match self.dtype {
+            Dtype::Bf16 => half::bf16::MAX.to_f32(),
+            _ => f32::MAX,
         }
     }
 
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn with_dtype(self, dtype: Dtype) -> Result<Self> {
+        check_dtype(dtype)?;
+        // A path that was forced stays, if it can.
+        let path = match self.path == CpuPath::fastest(self.dtype) || !self.path.computes(dtype) {
+            true => CpuPath::fastest(dtype),
+            false => self.path,
+        };
+        Ok(Cpu { path, dtype, ..self })
+    }
+
     fn can_train(&self) -> bool {
-        true
+        self.dtype == Dtype::F32
     }
 
     fn alloc<T: Element>(&self, len: usize) -> Result<CpuBuffer<T>> {
@@ -220,7 +371,8 @@ impl Backend for Cpu {
     }
 
     fn weights(&self, config: &Config, pass: Pass) -> Result<CpuWeights> {
-        CpuWeights::new(config, config.layout()?, pass)
+        self.check_training(pass)?;
+        CpuWeights::new(config, config.layout()?, self.dtype, pass)
     }
 
     fn weights_bytes(&self, weights: &CpuWeights) -> usize {
@@ -234,7 +386,8 @@ impl Backend for Cpu {
     }
 
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<CpuPlan> {
-        CpuPlan::new(config, pass, self.path, schedule)
+        self.check_training(pass)?;
+        CpuPlan::new(config, pass, self.dtype, self.path, schedule)
     }
 
     fn replan(&self, plan: &mut CpuPlan, schedule: &Schedule) -> Result<()> {
@@ -264,11 +417,10 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let input = CpuInput::from(input);
         check_pass(weights, plan, input, hidden.len())?;
-        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
-        let states =
-            memory.states.ok_or_else(|| Error::argument("plan", "one of a whole pass", "one of streams"))?;
-        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
-        Ok(())
+        match plan.dtype {
+            Dtype::Bf16 => self.scan_as::<bf16>(weights, plan, input, workspace, hidden),
+            _ => self.scan_as::<f32>(weights, plan, input, workspace, hidden),
+        }
     }
 
     fn scan_backward(
@@ -357,8 +509,11 @@ impl Backend for Cpu {
     }
 
     fn arena_bytes(&self, config: &Config, slots: usize) -> usize {
-        let states = if config.cell == Cell::Lstm { 2 } else { 1 };
-        slots * states * blocks(config.hidden) * BLOCK * size_of::<f32>()
+        let floats = match self.dtype {
+            Dtype::Bf16 => States::<bf16>::floats(config),
+            _ => States::<f32>::floats(config),
+        };
+        slots * floats.iter().sum::<usize>() * size_of::<f32>()
     }
 
     fn append(
@@ -370,87 +525,47 @@ impl Backend for Cpu {
         workspace: &mut [u8],
         hidden: &mut [f32],
     ) -> Result<()> {
-        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
-        let all = arena.len() / 4;
-        let states = States::of_arena(&plan.config, floats("arena", arena, all)?);
         let input = CpuInput::from(input);
         check_pass(weights, plan, input, hidden.len())?;
-        check_slots(
-            &states,
-            (plan.schedule.slots() * plan.schedule.width()).checked_sub(1).map(|row| row as u32),
-        )?;
         if plan.pass != Pass::Stream {
             return Err(Error::argument("plan", "one of streams", "one of a whole pass"));
         }
-        Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
-        Ok(())
+        match plan.dtype {
+            Dtype::Bf16 => self.append_as::<bf16>(weights, plan, input, arena, workspace, hidden),
+            _ => self.append_as::<f32>(weights, plan, input, arena, workspace, hidden),
+        }
     }
 
     fn copy_states(&self, config: &Config, arena: &mut [u8], pairs: &[(u32, u32)]) -> Result<()> {
         config.layout()?;
         let all = arena.len() / 4;
-        let padded = blocks(config.hidden) * BLOCK;
-        let states = States::of_arena(config, floats("arena", arena, all)?);
-        check_slots(&states, pairs.iter().flat_map(|&(from, to)| [from, to]))?;
-        if let Some((slot, _)) = pairs.iter().find(|(from, to)| from == to) {
-            return Err(Error::argument("pairs", "a slot other than the one copied from", slot));
+        let arena = floats("arena", arena, all)?;
+        match self.dtype {
+            Dtype::Bf16 => self.copy_as::<bf16>(config, arena, pairs),
+            _ => self.copy_as::<f32>(config, arena, pairs),
         }
-        let States { h, c } = states;
-        for matrix in std::iter::once(h).chain(c) {
-            for &(from, to) in pairs {
-                // SAFETY: rows of `padded` floats each, within the arena, and `from` is not `to`.
-                unsafe { matrix.row(from as usize).copy_to_nonoverlapping(matrix.row(to as usize), padded) };
-            }
-        }
-        Ok(())
     }
 
     fn read_states(&self, config: &Config, arena: &[u8], slots: &[u32], states: &mut [f32]) -> Result<()> {
         config.layout()?;
         let arena: &[f32] = bytemuck::try_cast_slice(arena)
             .map_err(|_| Error::argument("arena", "memory aligned to 4 bytes", "less"))?;
-        let (h, c) = match config.cell {
-            Cell::Lstm => arena.split_at(arena.len() / 2),
-            Cell::Rnn => (arena, &[][..]),
-        };
-        let (hidden, padded) = (config.hidden, blocks(config.hidden) * BLOCK);
-        check_len("states", states.len(), slots.len() * 2 * hidden)?;
-        if let Some(slot) = slots.iter().find(|&&slot| slot as usize >= h.len() / padded) {
-            return Err(Error::argument(
-                "slots",
-                format!("below {}, the arena's slots", h.len() / padded),
-                slot,
-            ));
+        check_len("states", states.len(), slots.len() * 2 * config.hidden)?;
+        match self.dtype {
+            Dtype::Bf16 => self.read_as::<bf16>(config, arena, slots, states),
+            _ => self.read_as::<f32>(config, arena, slots, states),
         }
-        for (&slot, state) in slots.iter().zip(states.chunks_exact_mut(2 * hidden)) {
-            let (to_h, to_c) = state.split_at_mut(hidden);
-            for (from, to) in [(h, to_h), (c, to_c)] {
-                match from.get(slot as usize * padded..).filter(|from| !from.is_empty()) {
-                    Some(from) => to.copy_from_slice(&from[..hidden]),
-                    None => to.fill(0.0), // the RNN has no `c`
-                }
-            }
-        }
-        Ok(())
     }
 
     fn write_states(&self, config: &Config, arena: &mut [u8], slots: &[u32], states: &[f32]) -> Result<()> {
         config.layout()?;
         let all = arena.len() / 4;
-        let hidden = config.hidden;
-        check_len("states", states.len(), slots.len() * 2 * hidden)?;
-        let arena = States::of_arena(config, floats("arena", arena, all)?);
-        check_slots(&arena, slots.iter().copied())?;
-        let States { h, c } = arena;
-        for (&slot, state) in slots.iter().zip(states.chunks_exact(2 * hidden)) {
-            let parts = [Some(h), c];
-            for (matrix, from) in parts.into_iter().zip(state.chunks_exact(hidden)) {
-                let Some(matrix) = matrix else { continue };
-                // SAFETY: a row has at least `hidden` floats, and nothing else runs on the arena.
-                unsafe { from.as_ptr().copy_to_nonoverlapping(matrix.row(slot as usize), hidden) };
-            }
+        check_len("states", states.len(), slots.len() * 2 * config.hidden)?;
+        let arena = floats("arena", arena, all)?;
+        match self.dtype {
+            Dtype::Bf16 => self.write_as::<bf16>(config, arena, slots, states),
+            _ => self.write_as::<f32>(config, arena, slots, states),
         }
-        Ok(())
     }
 }
 

@@ -3,10 +3,13 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::memory::{CpuBuffer, Matrix};
+use super::stored::Stored;
 use super::weight_gradient::PackedGradient;
 use super::{BLOCK, blocks, parallel};
-use crate::backend::Pass;
+use crate::backend::{Dtype, Pass};
 use crate::error::Result;
 use crate::model::{Config, Layout, LinearRange};
 
@@ -16,9 +19,22 @@ const UNPACKED: usize = 32;
 /// Columns of the transposed panels in one group: a tile of the backward product.
 pub(super) const GROUP: usize = 4;
 
+/// What a row of a panel holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// A row of `W`.
+    F32,
+    /// A row of `W` rounded to bf16, as f32: for inputs that are f32.
+    Rounded,
+    /// Two rows of `W` rounded to bf16, the first in the lower halves: for inputs that are bf16. Each segment is
+    /// padded, as its inputs are.
+    Pairs,
+}
+
 /// One `z = input · W + b`, packed.
 #[derive(Debug)]
 pub(super) struct PackedLinear {
+    words: Words,
     /// Gates of a unit; 1 for the read-out.
     pub gates: usize,
     /// Blocks of units.
@@ -27,7 +43,7 @@ pub(super) struct PackedLinear {
     pub fan_in: usize,
     /// Inputs come in this many segments (2 for a merge), each padded to whole blocks when transposed.
     segments: usize,
-    /// `[blocks, fan_in, gates · BLOCK]`.
+    /// `[blocks, panel rows, gates · BLOCK]`.
     panels: CpuBuffer<f32>,
     /// `[blocks, gates · BLOCK]`.
     bias: CpuBuffer<f32>,
@@ -36,17 +52,19 @@ pub(super) struct PackedLinear {
 }
 
 impl PackedLinear {
-    fn new(range: &LinearRange, gates: usize, segments: usize, pass: Pass) -> Result<Self> {
+    fn new(range: &LinearRange, gates: usize, segments: usize, words: Words, pass: Pass) -> Result<Self> {
         let blocks = blocks(range.columns / gates);
         let mut packed = PackedLinear {
+            words,
             gates,
             blocks,
             fan_in: range.fan_in,
             segments,
-            panels: CpuBuffer::zeroed(blocks * range.fan_in * gates * BLOCK)?,
+            panels: CpuBuffer::zeroed(0)?,
             bias: CpuBuffer::zeroed(blocks * gates * BLOCK)?,
             transposed: CpuBuffer::zeroed(0)?,
         };
+        packed.panels = CpuBuffer::zeroed(blocks * packed.panel_rows() * gates * BLOCK)?;
         if pass.trains() {
             packed.transposed = CpuBuffer::zeroed(blocks * gates * BLOCK * packed.input_blocks() * BLOCK)?;
         }
@@ -58,9 +76,17 @@ impl PackedLinear {
         self.gates * BLOCK
     }
 
-    /// The panel of a block of units, `[fan_in, gates · BLOCK]`.
+    /// Rows of a panel: one for each of the inputs, or for a pair of them.
+    pub(super) fn panel_rows(&self) -> usize {
+        match self.words {
+            Words::F32 | Words::Rounded => self.fan_in,
+            Words::Pairs => self.segments * bf16::row_of(self.fan_in / self.segments) / 2,
+        }
+    }
+
+    /// The panel of a block of units, `[panel rows, gates · BLOCK]`.
     pub(super) fn panel(&self, block: usize) -> &[f32] {
-        let len = self.fan_in * self.panel_width();
+        let len = self.panel_rows() * self.panel_width();
         &self.panels.as_slice()[block * len..][..len]
     }
 
@@ -121,10 +147,9 @@ impl PackedLinear {
         for block in 0..self.blocks {
             let mut places = Vec::with_capacity(width);
             self.columns(block, units, |column, place| places.push((column, place)));
-            let panel = &mut self.panels.as_mut_slice()[block * fan_in * width..][..fan_in * width];
-            for (row, w) in panel.chunks_exact_mut(width).zip(w.chunks_exact(columns)) {
-                places.iter().for_each(|&(column, place)| row[place] = w[column]);
-            }
+            let len = self.panel_rows() * width;
+            let panel = &mut self.panels.as_mut_slice()[block * len..][..len];
+            pack_panel(self.words, panel, width, &places, w, columns, segments);
             let bias = &mut self.bias.as_mut_slice()[block * width..][..width];
             places.iter().for_each(|&(column, place)| bias[place] = b[column]);
             if self.transposed.as_slice().is_empty() {
@@ -175,10 +200,51 @@ impl PackedLinear {
     }
 }
 
+/// Packs the columns of `W` in their places, `(column, place in a row)`, into one panel.
+fn pack_panel(
+    words: Words,
+    panel: &mut [f32],
+    width: usize,
+    places: &[(usize, usize)],
+    w: &[f32],
+    columns: usize,
+    segments: usize,
+) {
+    let rows = panel.chunks_exact_mut(width);
+    match words {
+        Words::F32 => {
+            for (row, w) in rows.zip(w.chunks_exact(columns)) {
+                places.iter().for_each(|&(column, place)| row[place] = w[column]);
+            }
+        }
+        Words::Rounded => {
+            for (row, w) in rows.zip(w.chunks_exact(columns)) {
+                places.iter().for_each(|&(column, place)| row[place] = bf16::from_f32(w[column]).to_f32());
+            }
+        }
+        Words::Pairs => {
+            let len = w.len() / columns / segments;
+            let padded = bf16::row_of(len) / 2 * width;
+            for (w, panel) in w.chunks_exact(len * columns).zip(panel.chunks_exact_mut(padded)) {
+                for (pair, row) in w.chunks(2 * columns).zip(panel.chunks_exact_mut(width)) {
+                    let (first, second) = pair.split_at(columns);
+                    for &(column, place) in places {
+                        // An odd segment's last pair has no second.
+                        let bits =
+                            |w: &[f32]| w.get(column).map_or(0, |&w| bf16::from_f32(w).to_bits().into());
+                        row[place] = f32::from_bits(bits(first) | bits(second) << 16);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// All weights of a model, packed.
 #[derive(Debug)]
 pub struct CpuWeights {
     pub(super) config: Config,
+    pub(super) dtype: Dtype,
     pub(super) layout: Layout,
     pub(super) leaf: PackedLinear,
     /// The merge, then the unary layers: stage after stage.
@@ -188,17 +254,24 @@ pub struct CpuWeights {
 }
 
 impl CpuWeights {
-    pub(super) fn new(config: &Config, layout: Layout, pass: Pass) -> Result<Self> {
-        let linear =
-            |range, states, segments| PackedLinear::new(range, config.cell.gates(states), segments, pass);
-        let stages = std::iter::once(linear(&layout.merge, 2, 2))
-            .chain(layout.unary.iter().map(|range| linear(range, 1, 1)))
+    pub(super) fn new(config: &Config, layout: Layout, dtype: Dtype, pass: Pass) -> Result<Self> {
+        let linear = |range, states, segments, words| {
+            PackedLinear::new(range, config.cell.gates(states), segments, words, pass)
+        };
+        // The input of leaves is f32, and so is what the read-out gets.
+        let (of_f32, of_h) = match dtype {
+            Dtype::Bf16 => (Words::Rounded, Words::Pairs),
+            _ => (Words::F32, Words::F32),
+        };
+        let stages = std::iter::once(linear(&layout.merge, 2, 2, of_h))
+            .chain(layout.unary.iter().map(|range| linear(range, 1, 1, of_h)))
             .collect::<Result<_>>()?;
         Ok(CpuWeights {
             config: config.clone(),
-            leaf: linear(&layout.leaf, 0, 1)?,
+            dtype,
+            leaf: linear(&layout.leaf, 0, 1, of_f32)?,
             stages,
-            readout: PackedLinear::new(&layout.readout, 1, 1, Pass::Infer)?,
+            readout: PackedLinear::new(&layout.readout, 1, 1, of_f32, Pass::Infer)?,
             layout,
             pass,
         })

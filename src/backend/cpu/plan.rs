@@ -1,10 +1,13 @@
 //! A pass as the CPU wants it: the schedule, who reads what, and where each matrix lies in the workspace.
 
+use half::bf16;
+
 use super::cell::At;
 use super::memory::{Index, Matrix};
+use super::stored::Stored;
 use super::{BLOCK, CpuPath, blocks};
-use crate::backend::Pass;
 use crate::backend::check::ScheduleCheck;
+use crate::backend::{Dtype, Pass};
 use crate::error::{Error, Result};
 use crate::model::{Cell, Config};
 use crate::tree::{Readers, Schedule};
@@ -19,6 +22,7 @@ pub struct CpuPlan {
     pub(super) config: Config,
     pub(super) pass: Pass,
     pub(super) path: CpuPath,
+    pub(super) dtype: Dtype,
     pub(super) schedule: Schedule,
     /// Empty without a pass backward.
     pub(super) readers: Readers,
@@ -28,11 +32,18 @@ pub struct CpuPlan {
 }
 
 impl CpuPlan {
-    pub(super) fn new(config: &Config, pass: Pass, path: CpuPath, schedule: &Schedule) -> Result<Self> {
+    pub(super) fn new(
+        config: &Config,
+        pass: Pass,
+        dtype: Dtype,
+        path: CpuPath,
+        schedule: &Schedule,
+    ) -> Result<Self> {
         let mut plan = CpuPlan {
             config: config.clone(),
             pass,
             path,
+            dtype,
             schedule: Schedule::default(),
             readers: Readers::default(),
             output_of: Vec::new(),
@@ -100,15 +111,19 @@ impl CpuPlan {
     /// Floats of workspace; saturated where they overflow.
     pub(super) fn floats(&self) -> usize {
         let mut floats = 0usize;
-        Memory::lay_out(self, &mut |rows, stride| {
+        let mut take = |rows: usize, stride: usize| {
             floats = floats.saturating_add(rows.saturating_mul(stride));
             Matrix::new(&mut [], stride)
-        });
+        };
+        match self.dtype {
+            Dtype::Bf16 => drop(Memory::<bf16>::lay_out(self, &mut take)),
+            _ => drop(Memory::<f32>::lay_out(self, &mut take)),
+        }
         floats
     }
 
     /// Cuts a workspace.
-    pub(super) fn memory<'a>(&self, workspace: &'a mut [f32]) -> Memory<'a> {
+    pub(super) fn memory<'a, H: Stored>(&self, workspace: &'a mut [f32]) -> Memory<'a, H> {
         let mut rest = workspace;
         Memory::lay_out(self, &mut |rows, stride| {
             let (taken, left) = std::mem::take(&mut rest).split_at_mut(rows * stride);
@@ -120,21 +135,37 @@ impl CpuPlan {
 
 /// States: `h`, and `c` unless the cell is the RNN, each `[rows, padded H]`.
 #[derive(Clone, Copy)]
-pub(super) struct States<'a> {
-    pub h: Matrix<'a>,
+pub(super) struct States<'a, H: Stored = f32> {
+    pub h: Matrix<'a, H>,
     pub c: Option<Matrix<'a>>,
 }
 
-impl<'a> States<'a> {
+impl<'a, H: Stored> States<'a, H> {
+    /// What `h` and `c` of a state take of an arena, in f32.
+    pub(super) fn floats(config: &Config) -> [usize; 2] {
+        let c = if config.cell == Cell::Lstm { blocks(config.hidden) * BLOCK } else { 0 };
+        [H::floats_of(config.hidden), c]
+    }
+
     /// Cuts an arena of states.
     pub(super) fn of_arena(config: &Config, arena: &'a mut [f32]) -> Self {
-        let padded = blocks(config.hidden) * BLOCK;
-        match config.cell {
-            Cell::Rnn => States { h: Matrix::new(arena, padded), c: None },
-            Cell::Lstm => {
-                let (h, c) = arena.split_at_mut(arena.len() / 2);
-                States { h: Matrix::new(h, padded), c: Some(Matrix::new(c, padded)) }
-            }
+        let [of_h, of_c] = Self::floats(config);
+        let slots = arena.len() / (of_h + of_c);
+        let (h, c) = arena[..slots * (of_h + of_c)].split_at_mut(slots * of_h);
+        States { h: Matrix::new(h, of_h).of(), c: (of_c > 0).then(|| Matrix::new(c, of_c)) }
+    }
+
+    /// The same of an arena that is only read.
+    ///
+    /// # Safety
+    /// Nothing is written through the states.
+    pub(super) unsafe fn of_shared_arena(config: &Config, arena: &'a [f32]) -> Self {
+        let [of_h, of_c] = Self::floats(config);
+        let slots = arena.len() / (of_h + of_c);
+        let (h, c) = arena[..slots * (of_h + of_c)].split_at(slots * of_h);
+        // SAFETY: passed on.
+        unsafe {
+            States { h: Matrix::read_only(h, of_h).of(), c: (of_c > 0).then(|| Matrix::read_only(c, of_c)) }
         }
     }
 }
@@ -169,9 +200,9 @@ impl<'a> Places<'a> {
 
 /// What only a pass with a backward has.
 #[derive(Clone, Copy)]
-pub(super) struct Training<'a> {
+pub(super) struct Training<'a, H: Stored = f32> {
     /// States after each stage but the last, `[R · merge rows, padded H]`; room for one stage where there is none.
-    pub stages: States<'a>,
+    pub stages: States<'a, H>,
     /// `z`, then `dz`, of the leaves, the merges, the unary layers: `[blocks · rows, gates · BLOCK]` each, the
     /// unary layers one after another. The rows are [`CpuPlan::z_rows`].
     pub z_leaf: Matrix<'a>,
@@ -186,31 +217,31 @@ pub(super) struct Training<'a> {
 }
 
 /// The matrices of a pass.
-pub(super) struct Memory<'a> {
+pub(super) struct Memory<'a, H: Stored = f32> {
     /// None where the states lie in an arena.
-    pub states: Option<States<'a>>,
+    pub states: Option<States<'a, H>>,
     /// `h` between two stages of a step, when it is not kept: `[rows of the widest step, padded H]` twice.
-    pub between: [Matrix<'a>; 2],
-    pub training: Option<Training<'a>>,
+    pub between: [Matrix<'a, H>; 2],
+    pub training: Option<Training<'a, H>>,
 }
 
-impl<'a> Memory<'a> {
+impl<'a, H: Stored> Memory<'a, H> {
     fn lay_out(plan: &CpuPlan, take: &mut impl FnMut(usize, usize) -> Matrix<'a>) -> Self {
         let CpuPlan { config, schedule, pass, .. } = plan;
         let (padded, unit_blocks) = (plan.padded(), blocks(config.hidden));
+        let of_h = H::floats_of(config.hidden);
         let merge_rows = plan.merge_rows();
         let unary = config.unary_layers;
         let lstm = config.cell == Cell::Lstm;
         let widest = schedule.steps().map(|step| step.out.len()).max().unwrap_or(0) * schedule.width();
 
-        let states = |rows: usize, stride: usize, take: &mut dyn FnMut(usize, usize) -> Matrix<'a>| States {
-            h: take(rows, stride),
-            c: lstm.then(|| take(rows, stride)),
+        let states = |rows: usize, take: &mut dyn FnMut(usize, usize) -> Matrix<'a>| States {
+            h: take(rows, of_h).of(),
+            c: lstm.then(|| take(rows, padded)),
         };
-        let slots =
-            (*pass != Pass::Stream).then(|| states(schedule.slots() * schedule.width(), padded, take));
+        let slots = (*pass != Pass::Stream).then(|| states(schedule.slots() * schedule.width(), take));
         if !pass.trains() {
-            let between = [1, 2].map(|layers| take(if unary >= layers { widest } else { 0 }, padded));
+            let between = [1, 2].map(|layers| take(if unary >= layers { widest } else { 0 }, of_h).of());
             return Memory { states: slots, between, training: None };
         }
         let width = |states| config.cell.gates(states) * BLOCK;
@@ -218,7 +249,7 @@ impl<'a> Memory<'a> {
         // A row of `W` for every input of every block of units, and one for the bias.
         let gradient = |inputs: usize| unit_blocks * (inputs + 1);
         let training = Training {
-            stages: states(unary.max(1) * merge_rows, padded, take),
+            stages: states(unary.max(1) * merge_rows, take),
             z_leaf: take(unit_blocks * z_leaf, width(0)),
             z_merge: take(unit_blocks * z_merge, width(2)),
             z_unary: take(unary * unit_blocks * z_merge, width(1)),
@@ -227,7 +258,7 @@ impl<'a> Memory<'a> {
             d_merge: take(gradient(2 * config.hidden), width(2)),
             d_unary: take(unary * gradient(config.hidden), width(1)),
         };
-        let between = [take(0, padded), take(0, padded)];
+        let between = [take(0, of_h).of(), take(0, of_h).of()];
         Memory { states: slots, between, training: Some(training) }
     }
 }

@@ -6,6 +6,7 @@
 use super::BLOCK;
 use super::lanes::Lanes;
 use super::memory::{Index, Matrix, prefetch};
+use super::stored::Stored;
 
 /// Rows of a panel that are fetched ahead of the product, from the second level of the cache.
 const ROWS_AHEAD: usize = 8;
@@ -50,19 +51,113 @@ pub(super) fn accumulate<L: Lanes, const M: usize, const G: usize>(
     }
 }
 
-/// The left operand of a product: row `i`, or `M` rows from it, of inputs cut into segments of equal length.
-pub(super) trait Operand: Copy + Send + Sync {
-    /// How many segments a row has.
-    fn segments(&self) -> usize;
-    /// Elements of a segment.
-    fn segment_len(&self) -> usize;
-    /// The start of a segment of a row.
-    fn segment(&self, segment: usize, row: usize) -> *const f32;
-
+/// What rows times a packed panel of weights is.
+pub(super) trait Product: Copy + Send + Sync {
     /// `M` rows from `first` times a panel `[fan_in, G, BLOCK]`, `L::WIDTH` lanes of each of its `G` blocks.
     ///
     /// # Safety
     /// The rows are readable and no task writes them; the panel holds all of the fan-in.
+    unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
+        &self,
+        first: usize,
+        panel: *const f32,
+        ahead: Ahead,
+    ) -> [[L; G]; M];
+}
+
+/// A panel on its way through a product.
+pub(super) struct Walk {
+    weights: *const f32,
+    next: *const f32,
+    step: usize,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new(panel: *const f32, ahead: Ahead) -> Self {
+        Walk { weights: panel, next: ahead.line, step: ahead.step }
+    }
+
+    /// The next row of the panel, `L::WIDTH` lanes of each of its blocks.
+    ///
+    /// # Safety
+    /// There is one.
+    #[inline(always)]
+    unsafe fn row<L: Lanes, const G: usize>(&mut self) -> [L; G] {
+        // SAFETY: passed on.
+        let row = std::array::from_fn(|g| unsafe { L::load(self.weights.add(g * BLOCK)) });
+        for g in 0..G {
+            prefetch::<_, true>(self.weights.wrapping_add((ROWS_AHEAD * G + g) * BLOCK));
+        }
+        prefetch::<_, false>(self.next);
+        self.next = self.next.wrapping_add(self.step);
+        self.weights = self.weights.wrapping_add(G * BLOCK);
+        row
+    }
+
+    /// `len` elements of `M` rows of f32: a row of the panel each.
+    ///
+    /// # Safety
+    /// The rows have as many, and so has the panel.
+    #[inline(always)]
+    pub(super) unsafe fn elements<L: Lanes, const M: usize, const G: usize>(
+        &mut self,
+        acc: &mut [[L; G]; M],
+        x: [*const f32; M],
+        len: usize,
+        element: impl Fn(f32) -> f32,
+    ) {
+        for k in 0..len {
+            // SAFETY: passed on.
+            unsafe {
+                let w = self.row::<L, G>();
+                accumulate(acc, |m| element(*x[m].add(k)), w);
+            }
+        }
+    }
+
+    /// `len` pairs of `M` rows of bf16: a row of the panel each, of pairs too.
+    ///
+    /// # Safety
+    /// As [`elements`](Self::elements).
+    #[inline(always)]
+    pub(super) unsafe fn pairs<L: Lanes, const M: usize, const G: usize>(
+        &mut self,
+        acc: &mut [[L; G]; M],
+        x: [*const f32; M],
+        len: usize,
+    ) {
+        for k in 0..len {
+            // SAFETY: passed on.
+            unsafe {
+                let w = self.row::<L, G>();
+                if const { L::DOTS } {
+                    for (m, acc) in acc.iter_mut().enumerate() {
+                        let x = L::splat(*x[m].add(k));
+                        for (acc, w) in acc.iter_mut().zip(w) {
+                            *acc = acc.dot(x, w);
+                        }
+                    }
+                } else {
+                    let pair = |m: usize| (*x[m].add(k)).to_bits();
+                    accumulate(acc, |m| f32::from_bits(pair(m) << 16), w.map(L::even));
+                    accumulate(acc, |m| f32::from_bits(pair(m) & 0xffff_0000), w.map(L::odd));
+                }
+            }
+        }
+    }
+}
+
+/// `h` of states side by side, gathered by slot: `[h_left ; h_right]` of a merge, `[h]` of a unary layer.
+#[derive(Clone, Copy)]
+pub(super) struct Segments<'a, H: Stored, const S: usize> {
+    pub h: Matrix<'a, H>,
+    pub index: [Index<'a>; S],
+    /// `H`.
+    pub len: usize,
+}
+
+impl<H: Stored, const S: usize> Product for Segments<'_, H, S> {
     #[inline(always)]
     unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
         &self,
@@ -71,32 +166,48 @@ pub(super) trait Operand: Copy + Send + Sync {
         ahead: Ahead,
     ) -> [[L; G]; M] {
         let mut acc = [[L::splat(0.0); G]; M];
-        let mut weights = panel;
-        let mut next = ahead.line;
-        let len = self.segment_len();
-        for segment in 0..self.segments() {
-            let x: [*const f32; M] = std::array::from_fn(|m| self.segment(segment, first + m));
-            for k in 0..len {
-                // SAFETY: `k` is below the segment's length, and the panel has a row for each.
-                unsafe {
-                    let w: [L; G] = std::array::from_fn(|g| L::load(weights.add(g * BLOCK)));
-                    for g in 0..G {
-                        prefetch::<_, true>(weights.wrapping_add((ROWS_AHEAD * G + g) * BLOCK));
-                    }
-                    prefetch::<_, false>(next);
-                    next = next.wrapping_add(ahead.step);
-                    accumulate(&mut acc, |m| self.element(*x[m].add(k)), w);
-                    weights = weights.add(G * BLOCK);
-                }
-            }
+        let mut walk = Walk::new(panel, ahead);
+        for index in self.index {
+            let x = std::array::from_fn(|m| self.h.row(index.row(first + m)).cast_const());
+            // SAFETY: passed on.
+            unsafe { H::accumulate(&mut walk, &mut acc, x, self.len) };
         }
         acc
     }
+}
+
+/// The left operand of a product in f32: row `i`, or `M` rows from it, of inputs cut into segments of equal length.
+pub(super) trait Operand: Copy + Send + Sync {
+    /// How many segments a row has.
+    fn segments(&self) -> usize;
+    /// Elements of a segment.
+    fn segment_len(&self) -> usize;
+    /// The start of a segment of a row.
+    fn segment(&self, segment: usize, row: usize) -> *const f32;
 
     /// What is done to an element before it is multiplied.
     #[inline(always)]
     fn element(&self, x: f32) -> f32 {
         x
+    }
+}
+
+impl<I: Operand> Product for I {
+    #[inline(always)]
+    unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
+        &self,
+        first: usize,
+        panel: *const f32,
+        ahead: Ahead,
+    ) -> [[L; G]; M] {
+        let mut acc = [[L::splat(0.0); G]; M];
+        let mut walk = Walk::new(panel, ahead);
+        for segment in 0..self.segments() {
+            let x = std::array::from_fn(|m| self.segment(segment, first + m));
+            // SAFETY: passed on.
+            unsafe { walk.elements(&mut acc, x, self.segment_len(), |x| self.element(x)) };
+        }
+        acc
     }
 }
 
@@ -199,16 +310,7 @@ pub(super) struct Tokens<'a> {
     pub index: Index<'a>,
 }
 
-impl Operand for Tokens<'_> {
-    fn segments(&self) -> usize {
-        0
-    }
-    fn segment_len(&self) -> usize {
-        0
-    }
-    fn segment(&self, _: usize, _: usize) -> *const f32 {
-        std::ptr::null()
-    }
+impl Product for Tokens<'_> {
     #[inline(always)]
     unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
         &self,

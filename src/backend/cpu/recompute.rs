@@ -8,10 +8,10 @@ use super::cell::Kept;
 use super::lanes::Lanes;
 use super::pack::PackedLinear;
 use super::path::Kernel;
-use super::product::{Ahead, Operand, Tile, for_each_tile};
+use super::product::{Ahead, Product, Tile, for_each_tile};
 
 /// `z = input · W + b` of rows, for blocks of units.
-pub(super) struct Preactivation<'a, I: Operand> {
+pub(super) struct Preactivation<'a, I: Product> {
     pub linear: &'a PackedLinear,
     pub input: I,
     pub to: Kept<'a>,
@@ -19,7 +19,7 @@ pub(super) struct Preactivation<'a, I: Operand> {
     pub blocks: Range<usize>,
 }
 
-impl<I: Operand> Kernel for Preactivation<'_, I> {
+impl<I: Product> Kernel for Preactivation<'_, I> {
     #[inline(always)]
     fn run<L: Lanes>(self) {
         match self.linear.gates {
@@ -31,7 +31,7 @@ impl<I: Operand> Kernel for Preactivation<'_, I> {
     }
 }
 
-impl<I: Operand> Preactivation<'_, I> {
+impl<I: Product> Preactivation<'_, I> {
     #[inline(always)]
     fn tiles<L: Lanes, const G: usize>(&self) {
         for block in self.blocks.clone() {
@@ -44,13 +44,13 @@ impl<I: Operand> Preactivation<'_, I> {
     }
 }
 
-struct ZTile<'a, 'b, I: Operand, const G: usize> {
+struct ZTile<'a, 'b, I: Product, const G: usize> {
     job: &'a Preactivation<'b, I>,
     block: usize,
     half: usize,
 }
 
-impl<I: Operand, const G: usize> Tile for ZTile<'_, '_, I, G> {
+impl<I: Product, const G: usize> Tile for ZTile<'_, '_, I, G> {
     #[inline(always)]
     unsafe fn tile<L: Lanes, const M: usize>(&self, first: usize) {
         let &ZTile { job, block, half } = self;

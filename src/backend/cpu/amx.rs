@@ -1,0 +1,305 @@
+//! Cells in bf16 on AMX: a tile is sixteen rows of 64 bytes, and one instruction adds the product of two of them,
+//! `[16 rows, 32 k] · [32 k, 16 units]`, to a third, in f32. Sums do not depend on the other rows of a tile.
+//! Intrinsics for it are unstable in Rust, `asm!` is not.
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use half::bf16;
+
+use super::BLOCK;
+use super::cell::{CellForward, CellKernel};
+use super::lanes::Lanes;
+use super::path::Kernel;
+use super::product::Segments;
+use super::stored::Stored;
+use crate::model::Cell;
+
+/// Rows of a tile.
+const ROWS: usize = 16;
+/// Elements of a tile's row.
+const DEPTH: usize = 32;
+/// Rows whose sums are made at once: two tiles, which share those of the weights.
+const PAIR: usize = 2 * ROWS;
+/// Most elements of a row that are gathered at once.
+const GATHERED: usize = 2048;
+/// Elements of all rows that are gathered at once: they stay in a core's cache while every block passes over them.
+const ROOM: usize = PAIR * GATHERED;
+/// Most rows that are gathered at once.
+const GROUP: usize = 128;
+
+/// Why the processor or the system does not let this process use AMX, if so; asked for once.
+pub(super) fn unavailable() -> Option<&'static str> {
+    static ANSWER: OnceLock<Option<&'static str>> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+        const TILE_STATE: u64 = 1 << 17 | 1 << 18;
+        if !is_x86_feature_detected!("avx512f") || !is_x86_feature_detected!("xsave") {
+            return Some("the processor lacks AVX-512");
+        }
+        let cpuid = |leaf| __cpuid_count(leaf, 0);
+        if cpuid(0).eax < 7 || cpuid(7).edx & BF16_AND_TILES != BF16_AND_TILES {
+            return Some("the processor lacks AMX with bf16");
+        }
+        // SAFETY: the processor has `xsave`, and a system that lets AVX-512 be used has enabled `xgetbv`.
+        if unsafe { xgetbv() } & TILE_STATE != TILE_STATE {
+            return Some("the system does not save the tiles of AMX");
+        }
+        if !permitted() {
+            return Some("the system refuses this process the tiles of AMX");
+        }
+        None
+    })
+}
+
+/// # Safety
+/// The system has enabled the instruction.
+#[target_feature(enable = "xsave")]
+unsafe fn xgetbv() -> u64 {
+    // SAFETY: as the caller says.
+    unsafe { _xgetbv(0) }
+}
+
+/// Asks Linux for the tiles, for all threads of the process: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`.
+fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    let answer: i64;
+    // SAFETY: a system call that reads and writes no memory.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => answer,
+            in("rdi") 0x1023,
+            in("rsi") 18,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    answer == 0
+}
+
+/// The tiles of this thread, all of them sixteen rows of 64 bytes, for as long as it lives.
+struct Tiles(PhantomData<*mut ()>);
+
+impl Tiles {
+    /// # Safety
+    /// [`unavailable`] said None.
+    unsafe fn configure() -> Self {
+        #[repr(C, align(64))]
+        struct Config([u8; 64]);
+        let mut config = Config([0; 64]);
+        config.0[0] = 1; // the palette
+        for tile in 0..8 {
+            config.0[16 + 2 * tile] = 64; // bytes of a row
+            config.0[48 + tile] = ROWS as u8;
+        }
+        // SAFETY: as the caller says; the compiler has no use for tiles.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags)) };
+        Tiles(PhantomData)
+    }
+
+    /// Sums of two tiles of rows and sixteen units, `[32, 16]`, over `steps` tiles of the weights. Sums begin at 0 if
+    /// `fresh`, else with what is there.
+    ///
+    /// # Safety
+    /// `x` has 32 rows of `32 · steps` bf16, `x_row` bytes apart, `weights` `16 · steps` rows of sixteen pairs,
+    /// `sums` 32 rows of sixteen f32, `wide` bytes apart both.
+    #[inline(always)]
+    unsafe fn product(
+        &self,
+        x: (*const bf16, usize),
+        weights: *const f32,
+        wide: usize,
+        steps: usize,
+        sums: *mut f32,
+        fresh: bool,
+    ) {
+        let (x, x_row) = x;
+        let lower = x.wrapping_byte_add(ROWS * x_row);
+        let lower_sums = sums.wrapping_byte_add(ROWS * wide);
+        // SAFETY: as the caller says; tiles are configured, and the compiler keeps nothing in them.
+        unsafe {
+            asm!(
+                "test {fresh:e}, {fresh:e}",
+                "jz 2f",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "jmp 3f",
+                "2:",
+                "tileloadd tmm0, [{sums} + {wide}]",
+                "tileloadd tmm1, [{lower_sums} + {wide}]",
+                "3:",
+                "tileloadd tmm2, [{weights} + {wide}]",
+                "tileloadd tmm3, [{x} + {x_row}]",
+                "tileloadd tmm4, [{lower} + {x_row}]",
+                "tdpbf16ps tmm0, tmm3, tmm2",
+                "tdpbf16ps tmm1, tmm4, tmm2",
+                "add {x}, 64",
+                "add {lower}, 64",
+                "add {weights}, {step}",
+                "dec {steps}",
+                "jnz 3b",
+                "tilestored [{sums} + {wide}], tmm0",
+                "tilestored [{lower_sums} + {wide}], tmm1",
+                fresh = in(reg) u32::from(fresh),
+                x = inout(reg) x => _,
+                lower = inout(reg) lower => _,
+                x_row = in(reg) x_row,
+                weights = inout(reg) weights => _,
+                step = in(reg) wide * ROWS,
+                steps = inout(reg) steps => _,
+                sums = in(reg) sums,
+                lower_sums = in(reg) lower_sums,
+                wide = in(reg) wide,
+                options(nostack),
+            );
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: they were configured on this thread, which they cannot leave. Without it every switch of threads
+        // would save them.
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+    }
+}
+
+/// A cell over states in bf16, as a kernel.
+pub(super) struct AmxKernel<'a, 'b, const S: usize, const N: usize>(
+    pub CellKernel<'a, 'b, Segments<'b, bf16, S>, N, bf16>,
+);
+
+impl<const S: usize, const N: usize> Kernel for AmxKernel<'_, '_, S, N> {
+    #[inline(always)]
+    fn run<L: Lanes>(self) {
+        // SAFETY: a `Cpu` holds this path only if AMX is there; whoever makes the kernel vouches for its job.
+        unsafe {
+            match self.0.cell {
+                Cell::Rnn => self.cell::<L, 1>(),
+                Cell::Lstm if const { N == 1 } => self.cell::<L, 4>(),
+                Cell::Lstm => self.cell::<L, 5>(),
+            }
+        }
+    }
+}
+
+/// Rows of inputs side by side.
+#[repr(C, align(64))]
+struct Room(MaybeUninit<[bf16; ROOM]>);
+
+/// Sums of a block of 32 rows, gate after gate, for at most five gates.
+#[repr(C, align(64))]
+struct Sums([f32; PAIR * 5 * BLOCK]);
+
+impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
+    #[inline(always)]
+    unsafe fn cell<L: Lanes, const G: usize>(&self) {
+        let CellKernel { job, rows, blocks, .. } = &self.0;
+        let depth = 2 * job.linear.panel_rows();
+        // Long rows are gathered piece by piece, for every block anew.
+        let piece = depth.min(GATHERED);
+        let group = if piece < depth { PAIR } else { GROUP.min(ROOM / piece / PAIR * PAIR) };
+        let mut room = Room(MaybeUninit::uninit());
+        let room = room.0.as_mut_ptr().cast::<bf16>();
+        let mut sums = Sums([0.0; PAIR * 5 * BLOCK]);
+        let wide = G * BLOCK * size_of::<f32>();
+        // SAFETY: the room holds a group of rows of a piece; the panel is a whole one; the rows are the task's own.
+        unsafe {
+            let tiles = Tiles::configure();
+            for first in rows.clone().step_by(group) {
+                let group = first..rows.end.min(first + group);
+                if piece == depth {
+                    gather(&job.input, group.clone(), 0..depth, room);
+                }
+                for block in blocks.clone() {
+                    let panel = job.linear.panel(block).as_ptr();
+                    for pair in group.clone().step_by(PAIR) {
+                        let pair = pair..group.end.min(pair + PAIR);
+                        job.fetch_states(pair.clone(), block);
+                        for from in (0..depth).step_by(piece) {
+                            let elements = from..depth.min(from + piece);
+                            let x = match piece == depth {
+                                true => room.wrapping_add((pair.start - group.start) * piece),
+                                false => {
+                                    gather(&job.input, pair.clone(), elements.clone(), room);
+                                    room
+                                }
+                            };
+                            for gate in 0..G {
+                                let weights = panel.wrapping_add((from / 2 * G + gate) * BLOCK);
+                                let sums = sums.0.as_mut_ptr().add(gate * BLOCK);
+                                let row_bytes = elements.len() * size_of::<bf16>();
+                                let steps = elements.len() / DEPTH;
+                                tiles.product((x, row_bytes), weights, wide, steps, sums, from == 0);
+                            }
+                        }
+                        for (row, sums) in pair.zip(sums.0.chunks_exact(G * BLOCK)) {
+                            for half in (0..BLOCK).step_by(L::WIDTH) {
+                                let acc = std::array::from_fn(|g| L::load(sums[g * BLOCK + half..].as_ptr()));
+                                state::<L, S, N, G>(job, acc, block, half, row);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// From the sums of a row to its state.
+///
+/// # Safety
+/// As [`CellForward::run`].
+#[inline(always)]
+unsafe fn state<L: Lanes, const S: usize, const N: usize, const G: usize>(
+    job: &CellForward<'_, Segments<'_, bf16, S>, N, bf16>,
+    acc: [L; G],
+    block: usize,
+    half: usize,
+    row: usize,
+) {
+    // SAFETY: passed on.
+    unsafe {
+        if const { G == 1 } {
+            job.rnn_state([acc[0]], block, half, row)
+        } else {
+            job.lstm_state(acc, block, half, row)
+        }
+    }
+}
+
+/// Copies a range of the elements of rows to `room`, row after row, and zeros for what is missing of a pair of tiles.
+///
+/// # Safety
+/// The rows are readable, no task writes them, and the room holds them.
+#[inline(always)]
+unsafe fn gather<const S: usize>(
+    input: &Segments<'_, bf16, S>,
+    rows: Range<usize>,
+    elements: Range<usize>,
+    room: *mut bf16,
+) {
+    let padded = bf16::row_of(input.len);
+    let mut to = room;
+    for row in rows.clone() {
+        for (segment, index) in input.index.iter().enumerate() {
+            let start = segment * padded;
+            let (from, end) = (elements.start.max(start), elements.end.min(start + padded));
+            if from < end {
+                let x = input.h.row(index.row(row)).wrapping_add(from - start);
+                // SAFETY: as the caller says; rows of `h` are padded.
+                unsafe { x.copy_to_nonoverlapping(to, end - from) };
+                to = to.wrapping_add(end - from);
+            }
+        }
+    }
+    let missing = rows.len().next_multiple_of(PAIR) - rows.len();
+    // SAFETY: as the caller says; all bits 0 are a bf16.
+    unsafe { to.write_bytes(0, missing * elements.len()) };
+}

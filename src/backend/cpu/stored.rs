@@ -1,0 +1,109 @@
+//! How an `h` is kept between cells: as f32, or as bf16 in half the memory. Sums, gates and `c` are f32 with both.
+
+use half::bf16;
+
+use super::CpuPath;
+use super::cell::CellKernel;
+use super::lanes::Lanes;
+use super::product::{Segments, Walk};
+
+/// A number that a state's `h` is made of.
+pub(super) trait Stored: Copy + Send + Sync + 'static {
+    /// Elements that a row of `h` is a multiple of: whole blocks of units, and the 64 bytes of a tile's row.
+    const ROW: usize;
+
+    /// # Safety
+    /// `to` is valid for writing `L::WIDTH` elements.
+    unsafe fn store<L: Lanes>(vector: L, to: *mut Self);
+    /// Adds to sums what `M` rows of `len` elements give, times their rows of a panel.
+    ///
+    /// # Safety
+    /// The rows of `h` are whole, and the panel has rows for them.
+    unsafe fn accumulate<L: Lanes, const M: usize, const G: usize>(
+        walk: &mut Walk,
+        acc: &mut [[L; G]; M],
+        x: [*const Self; M],
+        len: usize,
+    );
+    /// Runs a cell over states.
+    fn run<const S: usize, const N: usize>(
+        path: CpuPath,
+        kernel: CellKernel<'_, '_, Segments<'_, Self, S>, N, Self>,
+    ) {
+        path.run(kernel);
+    }
+    fn from_f32(x: f32) -> Self;
+    fn to_f32(self) -> f32;
+
+    /// Elements of a row of `h`. Those past `H` stay 0.
+    fn row_of(hidden: usize) -> usize {
+        hidden.next_multiple_of(Self::ROW)
+    }
+
+    /// What a row of `h` takes of a workspace, which is counted in f32.
+    fn floats_of(hidden: usize) -> usize {
+        Self::row_of(hidden) * size_of::<Self>() / size_of::<f32>()
+    }
+}
+
+impl Stored for f32 {
+    const ROW: usize = 16;
+
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(vector: L, to: *mut f32) {
+        // SAFETY: passed on.
+        unsafe { vector.store(to) }
+    }
+    #[inline(always)]
+    unsafe fn accumulate<L: Lanes, const M: usize, const G: usize>(
+        walk: &mut Walk,
+        acc: &mut [[L; G]; M],
+        x: [*const f32; M],
+        len: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe { walk.elements(acc, x, len, |x| x) }
+    }
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Stored for bf16 {
+    const ROW: usize = 32;
+
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(vector: L, to: *mut bf16) {
+        // SAFETY: passed on.
+        unsafe { vector.store_bf16(to) }
+    }
+    #[inline(always)]
+    unsafe fn accumulate<L: Lanes, const M: usize, const G: usize>(
+        walk: &mut Walk,
+        acc: &mut [[L; G]; M],
+        x: [*const bf16; M],
+        len: usize,
+    ) {
+        // SAFETY: passed on; rows of bf16 begin on a multiple of 64 bytes and are padded, with zeros.
+        unsafe { walk.pairs(acc, x.map(|x| x.cast()), Self::row_of(len) / 2) }
+    }
+    fn run<const S: usize, const N: usize>(
+        path: CpuPath,
+        kernel: CellKernel<'_, '_, Segments<'_, Self, S>, N, Self>,
+    ) {
+        match path {
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            CpuPath::Amx => path.run(super::amx::AmxKernel(kernel)),
+            _ => path.run(kernel),
+        }
+    }
+    fn from_f32(x: f32) -> bf16 {
+        bf16::from_f32(x)
+    }
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+}
