@@ -8,6 +8,7 @@ use super::pack::CpuWeights;
 use super::plan::{CpuPlan, Memory, States, Training};
 use super::product::{Operand, Pairs, Rows, Tokens};
 use super::{Counters, CpuPath, blocks, parallel};
+use crate::backend::Pass;
 use crate::backend::cpu::CpuInput;
 use crate::tree::Step;
 
@@ -90,6 +91,11 @@ impl<'a> Forward<'a> {
         self.collect(hidden);
     }
 
+    /// Where `z` is kept, if it is.
+    fn keeping(&self) -> Option<Training<'a>> {
+        self.training.filter(|_| self.plan.pass == Pass::Train)
+    }
+
     fn leaves(&self, input: CpuInput<'_>) {
         let schedule = &self.plan.schedule;
         let (width, rows) = (schedule.width(), self.plan.leaf_rows());
@@ -97,7 +103,7 @@ impl<'a> Forward<'a> {
         let out = Index::Slots { slots: schedule.leaves(), width };
         let h = At { matrix: self.states.h, index: out };
         let c = self.states.c.map(|matrix| At { matrix, index: out });
-        let kept = self.training.map(|training| Kept { z: training.z_leaf, rows, first: 0 });
+        let kept = self.keeping().map(|training| Kept { z: training.z_leaf, rows, first: 0 });
         let linear = &self.weights.leaf;
         parallel::for_each(rows.div_ceil(TILE), |tile| {
             let (rows, blocks) = (tile_rows(tile, rows), 0..linear.blocks);
@@ -132,7 +138,7 @@ impl<'a> Forward<'a> {
         let last = stage + 1 == self.weights.stages.len();
         let first = step.first * width;
         let merge_rows = self.plan.merge_rows();
-        let kept = self.training.map(|training| match stage {
+        let kept = self.keeping().map(|training| match stage {
             0 => Kept { z: training.z_merge, rows: merge_rows, first },
             _ => {
                 let before = (stage - 1) * linear.blocks * merge_rows;
