@@ -226,6 +226,41 @@ fn a_run_leaves_its_folder_and_can_be_evaluated() {
     refuses(folder.path(), &["train", "--resume", "other", "--steps", "10"], 1, &["--steps", "at least 20"]);
 }
 
+/// The bytes that a run says it holds.
+fn told_bytes(text: &str) -> u64 {
+    let line = text.lines().find(|line| line.contains("bytes of memory")).unwrap_or_else(|| panic!("{text}"));
+    line.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+}
+
+#[test]
+fn recomputation_ends_with_the_same_bytes_in_less_memory_also_after_a_resume() {
+    let folder = temporary();
+    let train = |out: &str, steps: &str, more: &[&str]| {
+        let run_for =
+            ["train", "parity_check", "--out", out, "--steps", steps, "--seed", "5", "--samples", "1"];
+        let larger = ["--every", "499", "--hidden", "16", "--batch", "64", "--max-length", "60"];
+        stdout(&run(folder.path(), &[&run_for[..], &larger, more].concat()))
+    };
+    let (kept, anew) = (train("kept", "6", &[]), train("anew", "6", &["--recompute"]));
+    assert!(anew.contains("computed anew") && !kept.contains("computed anew"), "{anew}");
+    let [kept, anew] = [kept, anew].map(|text| told_bytes(&text));
+    assert!(anew < kept * 3 / 4, "{anew} bytes with recomputation, {kept} without");
+    train("part", "3", &["--recompute"]);
+    let resume = ["train", "--resume", "part", "--steps", "6", "--samples", "1", "--every", "499"];
+    assert_eq!(told_bytes(&stdout(&run(folder.path(), &resume))), anew, "the resumed run keeps z");
+    let model = |name: &str| fs::read(folder.path().join(name).join("model.safetensors")).unwrap();
+    assert!(model("kept") == model("anew") && model("kept") == model("part"), "the runs differ");
+
+    // A folder from before there was a choice goes on as it began.
+    let config = folder.path().join("kept/config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let before: Vec<&str> = text.lines().filter(|line| !line.contains("recompute")).collect();
+    assert_eq!(before.len() + 1, text.lines().count(), "{text}");
+    fs::write(&config, before.join("\n")).unwrap();
+    let resume = ["train", "--resume", "kept", "--steps", "7", "--samples", "1", "--every", "499"];
+    assert_eq!(told_bytes(&stdout(&run(folder.path(), &resume))), kept);
+}
+
 #[test]
 fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {
     let folder = temporary();

@@ -1,71 +1,14 @@
-//! What the crate says of its memory against an allocator that counts; and that a session at work allocates nothing.
+//! What the crate says of its memory against an allocator that counts.
 //!
 //! One test, since the allocator counts for the whole process.
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
-use common::{Batch, between, device_parameters, lengths, random};
+use common::allocator::{Counting, DEVICE, LIVE};
 use pr_lstm::model::Cell;
-use pr_lstm::{Config, Cpu, Model, Outputs, Parameters, Session, Streams, Tape};
-
-/// The system's allocator, counted.
-struct Counting;
-
-/// Bytes now held.
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-/// Those of them that start on a cache line: the CPU's device memory. The others are the host's: lists, results.
-static DEVICE: AtomicUsize = AtomicUsize::new(0);
-/// Calls that got memory.
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-impl Counting {
-    fn got(layout: Layout) {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        if layout.align() == 64 {
-            DEVICE.fetch_add(layout.size(), Ordering::Relaxed);
-        }
-    }
-
-    fn gave(layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        if layout.align() == 64 {
-            DEVICE.fetch_sub(layout.size(), Ordering::Relaxed);
-        }
-    }
-}
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        Self::got(layout);
-        // SAFETY: as the caller vouches.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        Self::got(layout);
-        // SAFETY: as the caller vouches.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        Self::gave(layout);
-        // SAFETY: as the caller vouches.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        Self::gave(layout);
-        // Its size was checked by whoever asks; the alignment stays.
-        Self::got(Layout::from_size_align(size, layout.align()).unwrap_or(layout));
-        // SAFETY: as the caller vouches.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
+use pr_lstm::{Config, Cpu, Model, Outputs, Parameters, Streams, Tape};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -156,8 +99,11 @@ fn sessions_tell_their_workspace() {
 fn tapes_tell_their_bytes() {
     for config in configs(256) {
         let parameters = zeros(&config);
-        for outputs in [Outputs::Last, Outputs::All] {
-            let (mut tape, empty) = held_by(|| Tape::new(&parameters, 8, 60).unwrap());
+        let makers = [Tape::new, Tape::recompute];
+        for (make, outputs) in
+            makers.into_iter().flat_map(|make| [(make, Outputs::Last), (make, Outputs::All)])
+        {
+            let (mut tape, empty) = held_by(|| make(&parameters, 8, 60).unwrap());
             let ((), reserved) = held_by(|| tape.reserve(&outputs).unwrap());
             let said = tape.bytes();
             assert_told(
@@ -225,77 +171,6 @@ fn a_stream_of_100_000_tokens_holds_no_more_than_one_of_a_thousand() {
     assert!(grown < 512, "{grown} bytes more after 100 000 tokens than after 1000");
 }
 
-/// Calls of the allocator while `f` runs.
-fn calls(f: impl FnOnce()) -> usize {
-    let before = CALLS.load(Ordering::Relaxed);
-    f();
-    CALLS.load(Ordering::Relaxed) - before
-}
-
-fn run(session: &mut Session<Cpu>, batch: &Batch) {
-    let Batch::Tokens(sequences) = batch else { panic!("dense") };
-    assert!(session.forward(sequences).unwrap().iter().all(|y| y.is_finite()));
-}
-
-/// Padded and ragged, up to the session's limits, in any order.
-fn a_session_at_work_allocates_nothing(threads: usize) {
-    let mut random = random(60);
-    let mut batches: Vec<Batch> = Vec::new();
-    for n in 0..20 {
-        let size = if n < 2 { 32 } else { between(&mut random, 1, 32) };
-        let lengths = match n % 2 {
-            0 => vec![if n == 0 { 50 } else { between(&mut random, 5, 50) }; size],
-            _ => lengths(&mut random, size, 46).into_iter().map(|length| length + 4).collect(),
-        };
-        batches.push(Batch::tokens(&mut random, &lengths, 5));
-    }
-    let mut session_of = |cpu: &Cpu, config: &Config, outputs: &Outputs| {
-        let model = device_parameters(config, cpu, &mut random, 1.0).model();
-        model.session().max_batch(32).max_time(50).outputs(outputs.clone()).build().unwrap()
-    };
-    let work = |session: &mut Session<Cpu>| calls(|| batches.iter().for_each(|batch| run(session, batch)));
-    // What a thread keeps for itself it gets at its first work.
-    let mut first = session_of(&Cpu::new(), &Config::new(5, 40, 3), &Outputs::All);
-    let by_pool = work(&mut first);
-    println!("{threads} threads: {by_pool} calls by the first session of the pool");
-    for config in configs(40) {
-        for outputs in [Outputs::All, Outputs::Last, Outputs::LastN(5)] {
-            let cpu = Cpu::new();
-            let mut session = session_of(&cpu, &config, &outputs);
-            // A second thread's first work may come late: until all have worked and nothing was allocated.
-            for attempt in 0.. {
-                let calls = work(&mut session);
-                let workers = cpu.work().by_worker.iter().filter(|&&rows| rows > 0).count();
-                if calls == 0 && workers == threads {
-                    break;
-                }
-                let found = format!("{config:?}, {outputs:?}: {calls} calls, {workers} workers of {threads}");
-                assert!(threads > 1 && attempt < 50, "{found}");
-                println!("{found}");
-            }
-        }
-    }
-}
-
-/// Pruned, a shorter sequence can have more merges and more steps than the longest that a session takes.
-fn a_session_has_room_for_every_length() {
-    let config = Config::new(5, 2, 1);
-    let model = zeros(&config).model();
-    for outputs in [Outputs::All, Outputs::Last, Outputs::LastN(2), Outputs::LastN(5)] {
-        for limit in 5..=70 {
-            let builder = model.session().max_batch(2).max_time(limit).outputs(outputs.clone());
-            let mut session = builder.build().unwrap();
-            for shorter in 5..=limit {
-                for sequences in [vec![vec![1; shorter]; 2], vec![vec![1; shorter], vec![1; limit]]] {
-                    let batch = Batch::Tokens(sequences);
-                    let calls = calls(|| run(&mut session, &batch));
-                    assert_eq!(calls, 0, "{outputs:?}: {shorter} steps of at most {limit}");
-                }
-            }
-        }
-    }
-}
-
 #[test]
 fn memory_is_as_it_is_told() {
     models_tell_their_weights();
@@ -303,17 +178,4 @@ fn memory_is_as_it_is_told() {
     tapes_tell_their_bytes();
     streams_tell_their_bytes();
     a_stream_of_100_000_tokens_holds_no_more_than_one_of_a_thousand();
-    #[cfg(feature = "rayon")]
-    for threads in [1, 2] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            a_session_at_work_allocates_nothing(threads);
-            a_session_has_room_for_every_length();
-        });
-    }
-    #[cfg(not(feature = "rayon"))]
-    {
-        a_session_at_work_allocates_nothing(1);
-        a_session_has_room_for_every_length();
-    }
 }

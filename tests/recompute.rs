@@ -129,7 +129,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn gradients_over_many_chunks_follow_the_oracle_whole_and_pruned() {
     let (batch_size, time) = (90, 40);
-    let config = Config::new(3, 9, 2).unary_layers(1);
+    let config = Config::new(3, 20, 2).unary_layers(1);
     let mut random = random(400);
     let flat = narrow(&common::parameters(&config, &mut random, 1.0));
     let weights = reference::Parameters::from_flat(&config, &flat).unwrap();

@@ -44,14 +44,16 @@ impl<B: Backend> Tape<B> {
         backend.zero(backend.view_mut(&mut self.gradients.flat, 0, self.gradients.layout.len()))?;
         backend.upload(gradient, backend.view_mut(&mut self.storage[last].gradient, 0, gradient.len()))?;
         // Spent before anything is walked: a panic in a function of the user's leaves no half of a recording.
-        let spent = self.nodes.iter().map(|_| Node::Spent).collect();
-        let nodes = std::mem::replace(&mut self.nodes, spent);
+        let mut walked = std::mem::take(&mut self.walked);
+        walked.append(&mut self.nodes);
+        self.nodes.extend(walked.iter().map(|_| Node::Spent));
         let mut result = Ok(());
-        for (index, node) in nodes.into_iter().enumerate().rev() {
-            if index <= last && result.is_ok() {
-                result = self.backward_node(index, node);
+        while let Some(node) = walked.pop() {
+            if walked.len() <= last && result.is_ok() {
+                result = self.backward_node(walked.len(), node);
             }
         }
+        self.walked = walked;
         result.map(|()| &self.gradients)
     }
 

@@ -19,7 +19,9 @@ pub(super) struct Storage<B: Backend> {
 #[derive(Debug)]
 pub(super) struct PassMemory<B: Backend> {
     pub(super) plan: B::Plan,
-    pub(super) planned: Option<(Shape, Outputs)>,
+    /// What it is planned for: lengths of the sequences, and which prefixes.
+    pub(super) lengths: Vec<usize>,
+    pub(super) wanted: Option<Outputs>,
     pub(super) workspace: B::Buffer<u8>,
     pub(super) workspace_bytes: usize,
     pub(super) tokens: B::Buffer<u32>,
@@ -31,13 +33,6 @@ pub(super) struct PassMemory<B: Backend> {
     pub(super) outputs: usize,
     /// Bytes of `dense` and `d_input` together; 0 until dense input came.
     pub(super) dense_bytes: usize,
-}
-
-/// Lengths of the sequences of a batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    Padded { batch: usize, time: usize },
-    Ragged(Vec<usize>),
 }
 
 /// Targets and mask of a cross entropy on the device; kept and used again likewise.
@@ -56,9 +51,11 @@ impl<B: Backend> Tape<B> {
     /// # Errors
     /// Those of [`scan`](Self::scan).
     pub fn reserve(&mut self, outputs: &Outputs) -> Result<()> {
-        let shape = Shape::Padded { batch: self.max_batch, time: self.max_time };
         let pass = self.passes_used;
-        self.plan(pass, &shape, outputs)?;
+        self.make_pass(pass, outputs)?;
+        self.lengths.clear();
+        self.lengths.resize(self.max_batch, self.max_time);
+        self.plan(pass, outputs)?;
         self.allocate(self.passes[pass].outputs * self.config.hidden).map(|_| ())
     }
 
@@ -75,8 +72,11 @@ impl<B: Backend> Tape<B> {
         bytes + self.labels.iter().map(|labels| labels.capacity * 5).sum::<usize>()
     }
 
-    /// The shape of a batch within the tape's limits.
-    pub(super) fn shape(&self, lengths: impl ExactSizeIterator<Item = usize> + Clone) -> Result<Shape> {
+    /// Takes the lengths of a batch's sequences, if they are within the tape's limits.
+    pub(super) fn take_lengths(
+        &mut self,
+        lengths: impl ExactSizeIterator<Item = usize> + Clone,
+    ) -> Result<()> {
         let (batch, max_batch, max_time) = (lengths.len(), self.max_batch, self.max_time);
         if batch == 0 || batch > max_batch {
             let expected = format!("1 to {max_batch} sequences (max_batch of `Tape::new`)");
@@ -89,34 +89,23 @@ impl<B: Backend> Tape<B> {
                 return Err(Error::argument(name, expected, length));
             }
         }
-        let time = lengths.clone().next().unwrap_or(0);
-        if lengths.clone().all(|length| length == time) {
-            return Ok(Shape::Padded { batch, time });
-        }
-        Ok(Shape::Ragged(lengths.collect()))
+        self.lengths.clear();
+        self.lengths.extend(lengths);
+        Ok(())
     }
 
-    /// Makes the memory of pass `index` ready for a shape.
-    pub(super) fn plan(&mut self, index: usize, shape: &Shape, outputs: &Outputs) -> Result<()> {
-        let (backend, schedule) = (&self.backend, &mut self.schedule);
-        let wanted = Some((shape.clone(), outputs.clone()));
-        if self.passes.get(index).is_some_and(|pass| pass.planned == wanted) {
-            return Ok(());
-        }
-        let mut schedule_for = |shape: &Shape| match shape {
-            Shape::Padded { batch, time } => {
-                self.planner.padded(schedule, *batch, *time, outputs, Rows::Keep)
-            }
-            Shape::Ragged(lengths) => self.planner.ragged(schedule, lengths, outputs, Rows::Keep),
-        };
+    /// Makes the memory of pass `index`, if it is the next: for the largest batch, so that it does not grow with each
+    /// longer one.
+    fn make_pass(&mut self, index: usize, outputs: &Outputs) -> Result<()> {
+        let (backend, planner, schedule) = (&self.backend, &mut self.planner, &mut self.schedule);
         if index == self.passes.len() {
-            // The largest batch first, so that memory does not grow with each longer one.
-            schedule_for(&Shape::Padded { batch: self.max_batch, time: self.max_time })?;
-            let plan = backend.plan(&self.config, &self.schedule, self.pass)?;
+            planner.padded(schedule, self.max_batch, self.max_time, outputs, Rows::Keep)?;
+            let plan = backend.plan(&self.config, schedule, self.pass)?;
             let workspace_bytes = backend.workspace_bytes(&plan);
             self.passes.push(PassMemory {
                 plan,
-                planned: None,
+                lengths: Vec::new(),
+                wanted: None,
                 workspace: backend.alloc(workspace_bytes)?,
                 workspace_bytes,
                 tokens: backend.alloc(self.max_batch * self.max_time)?,
@@ -126,19 +115,33 @@ impl<B: Backend> Tape<B> {
                 outputs: 0,
                 dense_bytes: 0,
             });
-            return self.plan(index, shape, outputs);
         }
-        schedule_for(shape)?;
-        let pass = &mut self.passes[index];
-        pass.planned = None;
-        backend.replan(&mut pass.plan, &self.schedule)?;
+        Ok(())
+    }
+
+    /// Makes the memory of pass `index` ready for the lengths that were taken: padded where they are equal.
+    pub(super) fn plan(&mut self, index: usize, outputs: &Outputs) -> Result<()> {
+        self.make_pass(index, outputs)?;
+        let (backend, planner, schedule) = (&self.backend, &mut self.planner, &mut self.schedule);
+        let (pass, lengths) = (&mut self.passes[index], &self.lengths);
+        if pass.wanted.as_ref() == Some(outputs) && pass.lengths == *lengths {
+            return Ok(());
+        }
+        if lengths.iter().all(|&length| length == lengths[0]) {
+            planner.padded(schedule, lengths.len(), lengths[0], outputs, Rows::Keep)?;
+        } else {
+            planner.ragged(schedule, lengths, outputs, Rows::Keep)?;
+        }
+        pass.wanted = None;
+        backend.replan(&mut pass.plan, schedule)?;
         let bytes = backend.workspace_bytes(&pass.plan);
         if bytes > pass.workspace_bytes {
             pass.workspace = backend.alloc(bytes)?;
             pass.workspace_bytes = bytes;
         }
-        pass.outputs = self.schedule.outputs().len() * self.schedule.width();
-        pass.planned = wanted;
+        pass.outputs = schedule.outputs().len() * schedule.width();
+        pass.lengths.clone_from(lengths);
+        pass.wanted = Some(outputs.clone());
         Ok(())
     }
 

@@ -109,6 +109,11 @@ pub struct Tape<B: Backend> {
     planner: Planner,
     schedule: Schedule,
     nodes: Vec<Node<B>>,
+    /// Empty but while the tape is walked back; kept for its memory, as `lengths`, of the batch that is recorded, and
+    /// `ones`, the mask that counts every row.
+    walked: Vec<Node<B>>,
+    lengths: Vec<usize>,
+    ones: Vec<u8>,
     storage: Vec<Storage<B>>,
     passes: Vec<PassMemory<B>>,
     passes_used: usize,
@@ -167,6 +172,9 @@ impl<B: Backend> Tape<B> {
             planner: Planner::new(),
             schedule: Schedule::default(),
             nodes: Vec::new(),
+            walked: Vec::new(),
+            lengths: Vec::new(),
+            ones: Vec::new(),
             storage: Vec::new(),
             passes: Vec::new(),
             passes_used: 0,

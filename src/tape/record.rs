@@ -23,10 +23,10 @@ impl<B: Backend> Tape<B> {
         outputs: Outputs,
     ) -> Result<Value> {
         check_tokens(&self.config, batch)?;
-        let shape = self.shape(batch.iter().map(|sequence| sequence.as_ref().len()))?;
+        self.take_lengths(batch.iter().map(|sequence| sequence.as_ref().len()))?;
         self.check_parameters(parameters)?;
         let pass = self.passes_used;
-        self.plan(pass, &shape, &outputs)?;
+        self.plan(pass, &outputs)?;
         let (memory, backend) = (&mut self.passes[pass], &self.backend);
         let mut start = 0;
         for sequence in batch {
@@ -50,10 +50,10 @@ impl<B: Backend> Tape<B> {
     ) -> Result<Value> {
         check_dense(&self.config, &self.backend, batch)?;
         let width = self.config.input;
-        let shape = self.shape(batch.iter().map(|sequence| sequence.as_ref().len() / width))?;
+        self.take_lengths(batch.iter().map(|sequence| sequence.as_ref().len() / width))?;
         self.check_parameters(parameters)?;
         let pass = self.passes_used;
-        self.plan(pass, &shape, &outputs)?;
+        self.plan(pass, &outputs)?;
         let (memory, backend) = (&mut self.passes[pass], &self.backend);
         if memory.dense_bytes == 0 {
             let floats = self.max_batch * self.max_time * width;
@@ -99,7 +99,11 @@ impl<B: Backend> Tape<B> {
     /// # Errors
     /// [`Error::Argument`] if the shapes do not fit or a target is not below `O`; the device's.
     pub fn cross_entropy(&mut self, logits: Value, targets: &[u32]) -> Result<Value> {
-        self.cross_entropy_masked(logits, targets, &vec![1; targets.len()])
+        let mut ones = std::mem::take(&mut self.ones);
+        ones.resize(targets.len(), 1);
+        let recorded = self.cross_entropy_masked(logits, targets, &ones);
+        self.ones = ones;
+        recorded
     }
 
     /// The same, where only rows with a mask of 1 count for the accuracy that [`metrics`](Self::metrics) tells.

@@ -3,6 +3,7 @@
 //! The device of the CUDA suite: `device`.
 #![allow(dead_code, unused_imports)] // each test file uses its own part
 
+pub mod allocator;
 mod batch;
 #[cfg(feature = "cuda")]
 pub mod device;

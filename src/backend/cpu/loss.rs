@@ -1,4 +1,4 @@
-//! Read-out, cross entropy, and Adam: what follows a pass.
+//! Read-out and cross entropy: what follows a pass.
 
 use super::BLOCK;
 use super::cell::At;
@@ -9,7 +9,6 @@ use super::parallel;
 use super::path::{CpuPath, Kernel};
 use super::product::{Ahead, Product, ReluRows, Rows, Tile, for_each_tile};
 use crate::model::LinearRange;
-use crate::optim::Adam;
 
 /// Rows or elements of one task.
 const CHUNK: usize = 64;
@@ -107,12 +106,13 @@ pub(super) fn readout_backward(
     let (w, b) = gradient[range.w.start..range.b.end].split_at_mut(range.w.len());
     let w = Matrix::new(w, outputs);
     parallel::for_each(h.div_ceil(CHUNK), |task| {
-        for k in task * CHUNK..h.min((task + 1) * CHUNK) {
-            // SAFETY: a row of `outputs` elements, which is this task's own.
-            let w = unsafe { std::slice::from_raw_parts_mut(w.row(k), outputs) };
-            for (hidden, d_y) in hidden.chunks_exact(h).zip(d_y.chunks_exact(outputs)) {
-                if hidden[k] > 0.0 {
-                    w.iter_mut().zip(d_y).for_each(|(w, d_y)| *w += hidden[k] * d_y);
+        for (hidden, d_y) in hidden.chunks_exact(h).zip(d_y.chunks_exact(outputs)) {
+            let inputs = task * CHUNK..h.min((task + 1) * CHUNK);
+            for (k, &hidden) in inputs.clone().zip(&hidden[inputs]) {
+                if hidden > 0.0 {
+                    // SAFETY: a row of `outputs` elements, which is this task's own.
+                    let w = unsafe { std::slice::from_raw_parts_mut(w.row(k), outputs) };
+                    w.iter_mut().zip(d_y).for_each(|(w, d_y)| *w += hidden * d_y);
                 }
             }
         }
@@ -164,47 +164,5 @@ pub(super) fn cross_entropy_backward(logits: &[f32], targets: &[u32], d_loss: f3
         for (o, d) in d_logits.iter_mut().enumerate() {
             *d += (scale * (log(o).exp() / sum - f64::from(u8::from(o == target as usize)))) as f32;
         }
-    }
-}
-
-/// One update; see [`Backend::adam`](crate::backend::Backend::adam).
-pub(super) fn adam(
-    config: &Adam,
-    parameters: &mut [f32],
-    gradient: &[f32],
-    m: &mut [f32],
-    v: &mut [f32],
-    state: &mut [u64],
-    norm: &mut [f32],
-) {
-    // Blocks of fixed size, summed in order: the same norm for any number of threads.
-    let square_sum: f64 = gradient
-        .chunks(4096)
-        .map(|block| block.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>())
-        .sum();
-    let global = square_sum.sqrt();
-    norm[0] = global as f32;
-    let step = state[0] + 1;
-    // In f32, as it is reported: one beyond its range is as bad as infinity.
-    if state[1] != 0 || !norm[0].is_finite() {
-        state[1] = if state[1] == 0 { step } else { state[1] };
-        return;
-    }
-    state[0] = step;
-    let scale = match config.clip {
-        Some(most) if global > most => most / global,
-        _ => 1.0,
-    };
-    let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-    let (first, second) = (correction(config.beta1), correction(config.beta2));
-    let (scale, beta1, beta2) = (scale as f32, config.beta1 as f32, config.beta2 as f32);
-    let (rest1, rest2) = ((1.0 - config.beta1) as f32, (1.0 - config.beta2) as f32);
-    let (rate, first, second) = (config.learning_rate as f32, first as f32, second as f32);
-    let epsilon = config.epsilon as f32;
-    for (((p, &g), m), v) in parameters.iter_mut().zip(gradient).zip(m).zip(v) {
-        let g = g * scale;
-        *m = beta1 * *m + rest1 * g;
-        *v = beta2 * *v + rest2 * g * g;
-        *p -= rate * (*m / first) / ((*v / second).sqrt() + epsilon);
     }
 }

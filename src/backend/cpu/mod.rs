@@ -3,6 +3,7 @@
 //! The road of the data: `pack` (weights) → `plan` (a schedule and its memory) → `forward` → `backward`; a step
 //! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`).
 
+mod adam;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
 mod backward;
@@ -498,13 +499,13 @@ impl Backend for Cpu {
     }
 
     fn adam(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()> {
-        let AdamBuffers { parameters, gradient, m, v, state, norm } = buffers;
+        let AdamBuffers { parameters, gradient, m, v, state, norm } = &buffers;
         for (name, len) in [("gradient", gradient.len()), ("m", m.len()), ("v", v.len())] {
             check_len(name, len, parameters.len())?;
         }
         check_len("state", state.len(), 2)?;
         check_len("norm", norm.len(), 1)?;
-        loss::adam(config, parameters, gradient, m, v, state, norm);
+        adam::adam(self.path, config, buffers);
         Ok(())
     }
 

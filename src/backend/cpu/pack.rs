@@ -31,6 +31,38 @@ enum Words {
     Pairs,
 }
 
+impl Words {
+    /// The rows of `W` in a row of a panel, whose segments have `len` inputs and `rows` rows.
+    fn inputs(self, row: usize, len: usize, rows: usize) -> Range<usize> {
+        let (segment, row) = (row / rows, row % rows);
+        let of_segment = match self {
+            Words::F32 | Words::Rounded => row..row + 1,
+            Words::Pairs => len.min(2 * row)..len.min(2 * row + 2),
+        };
+        segment * len + of_segment.start..segment * len + of_segment.end
+    }
+
+    /// Packs columns of these rows of `W`.
+    fn pack<'a>(self, to: &mut [f32], inputs: Range<usize>, w: impl Fn(usize) -> &'a [f32]) {
+        match self {
+            Words::F32 => to.copy_from_slice(w(inputs.start)),
+            Words::Rounded => {
+                let w = w(inputs.start);
+                to.iter_mut().zip(w).for_each(|(to, &w)| *to = bf16::from_f32(w).to_f32());
+            }
+            Words::Pairs => {
+                to.fill(0.0);
+                for (half, k) in inputs.enumerate() {
+                    for (to, &w) in to.iter_mut().zip(w(k)) {
+                        let bits = u32::from(bf16::from_f32(w).to_bits()) << (16 * half);
+                        *to = f32::from_bits(to.to_bits() | bits);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// One `z = input · W + b`, packed.
 #[derive(Debug)]
 pub(super) struct PackedLinear {
@@ -102,9 +134,7 @@ impl PackedLinear {
 
     /// The rows of `W` whose inputs are in a block of inputs.
     pub(super) fn input_rows(&self, block: usize) -> Range<usize> {
-        let len = self.fan_in / self.segments;
-        let (segment, first) = (block / blocks(len), block % blocks(len) * BLOCK);
-        segment * len + first..segment * len + len.min(first + BLOCK)
+        input_rows(self.fan_in, self.segments, block)
     }
 
     /// Groups of input blocks.
@@ -129,54 +159,57 @@ impl PackedLinear {
         floats(&self.panels) + floats(&self.bias) + floats(&self.transposed)
     }
 
-    /// Calls `f(unit, position in a panel's row)` for every column of `W` in a block, in the order of `W`'s gates.
-    fn columns(&self, block: usize, units: usize, mut f: impl FnMut(usize, usize)) {
-        let live = BLOCK.min(units - block * BLOCK);
-        for gate in 0..self.gates {
-            for lane in 0..live {
-                f(gate * units + block * BLOCK + lane, gate * BLOCK + lane);
-            }
-        }
-    }
-
     fn pack(&mut self, range: &LinearRange, parameters: &[f32]) {
         let (w, b) = (&parameters[range.w.clone()], &parameters[range.b.clone()]);
-        let (columns, width, fan_in) = (range.columns, self.panel_width(), self.fan_in);
-        let units = columns / self.gates;
-        let (segments, segment_len) = (self.segments, fan_in / self.segments);
-        for block in 0..self.blocks {
-            let mut places = Vec::with_capacity(width);
-            self.columns(block, units, |column, place| places.push((column, place)));
-            let len = self.panel_rows() * width;
-            let panel = &mut self.panels.as_mut_slice()[block * len..][..len];
-            pack_panel(self.words, panel, width, &places, w, columns, segments);
-            let bias = &mut self.bias.as_mut_slice()[block * width..][..width];
-            places.iter().for_each(|&(column, place)| bias[place] = b[column]);
-            if self.transposed.as_slice().is_empty() {
-                continue;
-            }
-            let input_blocks = segments * blocks(segment_len);
-            let rows = self.blocks * width;
-            let transposed = self.transposed.as_mut_slice();
-            for segment in 0..segments {
-                for k in 0..segment_len {
-                    let input = segment * blocks(segment_len) + k / BLOCK;
-                    let group = input / GROUP;
-                    let group_width = GROUP.min(input_blocks - group * GROUP) * BLOCK;
-                    let start = group * GROUP * BLOCK * rows + input % GROUP * BLOCK + k % BLOCK;
-                    let w = &w[(segment * segment_len + k) * columns..][..columns];
-                    for &(column, place) in &places {
-                        transposed[start + (block * width + place) * group_width] = w[column];
+        let PackedLinear { gates, blocks, fan_in, segments, .. } = *self;
+        let (columns, width) = (range.columns, gates * BLOCK);
+        let run = |block, gate| gate_columns(columns / gates, block, gate);
+        let panels = Matrix::new(self.panels.as_mut_slice(), width);
+        let biases = Matrix::new(self.bias.as_mut_slice(), width);
+        let (words, rows) = (self.words, self.panel_rows());
+        let input = |k: usize, columns_of: Range<usize>| &w[k * columns..][columns_of];
+        parallel::for_each(blocks, |block| {
+            for gate in 0..gates {
+                let run = run(block, gate);
+                let (bias, lanes) = (&b[run.clone()], run.len());
+                // SAFETY: rows have `gates · BLOCK` floats, and those of the block are this task's own.
+                unsafe {
+                    bias.as_ptr().copy_to_nonoverlapping(biases.row(block).add(gate * BLOCK), lanes);
+                    for row in 0..rows {
+                        let to = panels.row(block * rows + row).add(gate * BLOCK);
+                        let to = std::slice::from_raw_parts_mut(to, lanes);
+                        words.pack(to, words.inputs(row, fan_in / segments, rows / segments), |k| {
+                            input(k, run.clone())
+                        });
                     }
                 }
             }
+        });
+        if self.transposed.as_slice().is_empty() {
+            return;
         }
+        let (input_blocks, rows) = (self.input_blocks(), blocks * width);
+        let transposed = Matrix::new(self.transposed.as_mut_slice(), BLOCK);
+        parallel::for_each(input_blocks, |input_block| {
+            let inputs = input_rows(fan_in, segments, input_block);
+            let (first, place) = (input_block / GROUP * GROUP, input_block % GROUP);
+            let group_blocks = GROUP.min(input_blocks - first);
+            for (block, gate) in (0..blocks).flat_map(|block| (0..gates).map(move |gate| (block, gate))) {
+                for (lane, column) in run(block, gate).enumerate() {
+                    let row = block * width + gate * BLOCK + lane;
+                    let to = transposed.row(first * rows + row * group_blocks + place);
+                    for (k, input) in inputs.clone().enumerate() {
+                        // SAFETY: a row has `BLOCK` floats; a group's rows of this block are this task's own.
+                        unsafe { *to.add(k) = w[input * columns + column] };
+                    }
+                }
+            }
+        });
     }
 
     /// Adds a packed gradient to that of the flat buffer.
     pub(super) fn unpack_add(&self, range: &LinearRange, from: PackedGradient<'_>, gradient: &mut [f32]) {
         let (columns, fan_in) = (range.columns, self.fan_in);
-        let units = columns / self.gates;
         let (w, b) = gradient[range.w.start..range.b.end].split_at_mut(range.w.len());
         let (w, b) = (Matrix::new(w, columns), Matrix::new(b, columns));
         parallel::for_each((fan_in + 1).div_ceil(UNPACKED), |task| {
@@ -185,13 +218,11 @@ impl PackedLinear {
                 // SAFETY: a row of `columns` elements, the task's own.
                 let to = unsafe { std::slice::from_raw_parts_mut(to, columns) };
                 for block in 0..self.blocks {
-                    let live = BLOCK.min(units - block * BLOCK);
                     for gate in 0..self.gates {
+                        let to = &mut to[gate_columns(columns / self.gates, block, gate)];
+                        let from = from.row(block, input).wrapping_add(gate * BLOCK);
                         // SAFETY: a row of a packed gradient has `gates · BLOCK` floats; nothing writes them now.
-                        let from = unsafe {
-                            std::slice::from_raw_parts(from.row(block, input).add(gate * BLOCK), live)
-                        };
-                        let to = &mut to[gate * units + block * BLOCK..][..live];
+                        let from = unsafe { std::slice::from_raw_parts(from, to.len()) };
                         to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
                     }
                 }
@@ -200,44 +231,16 @@ impl PackedLinear {
     }
 }
 
-/// Packs the columns of `W` in their places, `(column, place in a row)`, into one panel.
-fn pack_panel(
-    words: Words,
-    panel: &mut [f32],
-    width: usize,
-    places: &[(usize, usize)],
-    w: &[f32],
-    columns: usize,
-    segments: usize,
-) {
-    let rows = panel.chunks_exact_mut(width);
-    match words {
-        Words::F32 => {
-            for (row, w) in rows.zip(w.chunks_exact(columns)) {
-                places.iter().for_each(|&(column, place)| row[place] = w[column]);
-            }
-        }
-        Words::Rounded => {
-            for (row, w) in rows.zip(w.chunks_exact(columns)) {
-                places.iter().for_each(|&(column, place)| row[place] = bf16::from_f32(w[column]).to_f32());
-            }
-        }
-        Words::Pairs => {
-            let len = w.len() / columns / segments;
-            let padded = bf16::row_of(len) / 2 * width;
-            for (w, panel) in w.chunks_exact(len * columns).zip(panel.chunks_exact_mut(padded)) {
-                for (pair, row) in w.chunks(2 * columns).zip(panel.chunks_exact_mut(width)) {
-                    let (first, second) = pair.split_at(columns);
-                    for &(column, place) in places {
-                        // An odd segment's last pair has no second.
-                        let bits =
-                            |w: &[f32]| w.get(column).map_or(0, |&w| bf16::from_f32(w).to_bits().into());
-                        row[place] = f32::from_bits(bits(first) | bits(second) << 16);
-                    }
-                }
-            }
-        }
-    }
+/// The columns of `W` of a gate of a block of `units`.
+fn gate_columns(units: usize, block: usize, gate: usize) -> Range<usize> {
+    gate * units + block * BLOCK..gate * units + units.min((block + 1) * BLOCK)
+}
+
+/// The rows of `W` whose inputs are in a block of inputs.
+fn input_rows(fan_in: usize, segments: usize, block: usize) -> Range<usize> {
+    let len = fan_in / segments;
+    let (segment, first) = (block / blocks(len), block % blocks(len) * BLOCK);
+    segment * len + first..segment * len + len.min(first + BLOCK)
 }
 
 /// All weights of a model, packed.

@@ -67,8 +67,11 @@ fn apply(path: CpuPath, x: &[f32]) -> Vec<Gates> {
     y
 }
 
-/// Both signs of every exponent, zero and subnormals among them, its ends and random numbers between; more where
-/// gates bend.
+/// Every this many-th f32, by its bits: a prime, so that all mantissas are met.
+const STRIDE: usize = 8191;
+
+/// Both signs of every exponent, zero and subnormals among them, its ends and random numbers between, more where
+/// gates bend; and every [`STRIDE`]th finite number there is.
 fn magnitudes() -> Vec<f32> {
     let mut random = Random::new(11, Purpose::Show, 0, 0);
     let mut x = Vec::new();
@@ -81,6 +84,7 @@ fn magnitudes() -> Vec<f32> {
             x.extend([magnitude, -magnitude]);
         }
     }
+    x.extend((0..=u32::MAX).step_by(STRIDE).map(f32::from_bits).filter(|x| x.is_finite()));
     x
 }
 
