@@ -161,12 +161,12 @@ impl PackedLinear {
 
     fn pack(&mut self, range: &LinearRange, parameters: &[f32]) {
         let (w, b) = (&parameters[range.w.clone()], &parameters[range.b.clone()]);
-        let PackedLinear { gates, blocks, fan_in, segments, .. } = *self;
+        let PackedLinear { words, gates, blocks, fan_in, segments, .. } = *self;
+        let rows = self.panel_rows();
         let (columns, width) = (range.columns, gates * BLOCK);
         let run = |block, gate| gate_columns(columns / gates, block, gate);
         let panels = Matrix::new(self.panels.as_mut_slice(), width);
         let biases = Matrix::new(self.bias.as_mut_slice(), width);
-        let (words, rows) = (self.words, self.panel_rows());
         let input = |k: usize, columns_of: Range<usize>| &w[k * columns..][columns_of];
         parallel::for_each(blocks, |block| {
             for gate in 0..gates {
