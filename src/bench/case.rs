@@ -136,6 +136,14 @@ impl Case {
         cases
     }
 
+    /// Every case, each once, the small ones last: those that results may name.
+    pub fn known() -> Vec<Case> {
+        let mut cases = Case::all(false);
+        let small: Vec<Case> = Case::all(true).into_iter().filter(|case| !cases.contains(case)).collect();
+        cases.extend(small);
+        cases
+    }
+
     /// The table that it belongs to.
     pub fn group(&self) -> Group {
         match self {

@@ -30,6 +30,14 @@ impl Line {
     pub fn rate(&self) -> Option<f64> {
         self.gflop.map(|gflop| gflop / self.seconds)
     }
+
+    /// The contender that multiplies the same shapes and does nothing else: `gemm last` for `pr-lstm last bf16`,
+    /// `gemm lstm` for `own lstm f32`; None for one that is such itself.
+    pub fn gemm(&self) -> Option<String> {
+        let words: Vec<&str> = self.contender.split(' ').collect();
+        let algorithm = words[1..].split_last().map_or(&[][..], |(_, algorithm)| algorithm);
+        (words[0] != "gemm").then(|| [&["gemm"], algorithm].concat().join(" "))
+    }
 }
 
 /// What a reader of the measurements should know: a version, a contender that was left out and why.
@@ -152,6 +160,18 @@ mod tests {
         assert_eq!(Record::parse(&uncounted.to_json().to_string()).expect("its own form"), uncounted);
         let note = Record::note("torch", "not installed");
         assert_eq!(Record::parse(&note.to_json().to_string()).expect("its own form"), note);
+    }
+
+    #[test]
+    fn a_line_knows_the_products_that_it_is_measured_against() {
+        for (contender, gemm) in [
+            ("pr-lstm f32", Some("gemm")),
+            ("pr-lstm last bf16", Some("gemm last")),
+            ("own lstm f32", Some("gemm lstm")),
+            ("gemm last", None),
+        ] {
+            assert_eq!(Line { contender: contender.into(), ..line() }.gemm().as_deref(), gemm);
+        }
     }
 
     #[test]

@@ -46,6 +46,14 @@ impl Contender {
             .collect()
     }
 
+    /// Whether this processor and this version have it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub fn check(&self) -> Result<()> {
+        Cpu::new().with_dtype(self.dtype).and_then(|_| self.config(1)).map(|_| ())
+    }
+
     /// Its work at a case, on the fastest path of this processor. It was run once, and gave finite numbers.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use pr_lstm::backend::Backend as _;
-use pr_lstm::bench::{Case, Contender, Effort, Line, Record, Timing, measure, threads};
+use pr_lstm::bench::{Case, Effort, Entrant, Record, contest, threads};
 use pr_lstm::model::initial;
 use pr_lstm::{Checkpoint, Config, Cpu, Dtype, Error, Model};
 
@@ -31,13 +31,17 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<(), Failure> {
         true => writeln!(out, "{}", record.to_json()),
         false => writeln!(out, "{record}"),
     };
-    for note in paths()? {
-        print(&note)?;
-    }
+    let mut told = paths()?;
+    told.iter().try_for_each(&mut print)?;
     for case in cases {
-        for record in time(&case, effort(args))? {
-            print(&record)?;
+        let (entrants, notes) = Entrant::ours(&case)?;
+        for note in notes {
+            if !told.contains(&note) {
+                print(&note)?;
+                told.push(note);
+            }
         }
+        contest(&case, entrants, effort(args))?.iter().try_for_each(&mut print)?;
     }
     Ok(())
 }
@@ -45,37 +49,6 @@ pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<(), Failure> {
 fn effort(args: &BenchArgs) -> Effort {
     let effort = if args.small { Effort::ONCE } else { Effort::FULL };
     Effort { samples: args.samples.map_or(effort.samples, |samples| samples as usize), ..effort }
-}
-
-/// Times the contenders of a case in turn.
-fn time(case: &Case, effort: Effort) -> Result<Vec<Record>, Failure> {
-    let (mut records, mut contenders, mut works) = (Vec::new(), Vec::new(), Vec::new());
-    for contender in Contender::of(case) {
-        match contender.work(case) {
-            Ok(work) => {
-                contenders.push(contender);
-                works.push(work);
-            }
-            // Some processors lack a type; that is no failure of the others.
-            Err(error @ Error::Unavailable { .. }) => {
-                records.push(Record::note(format!("left out: {contender}"), error));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let timings = measure(&mut works, effort)?;
-    for (contender, Timing { median, fastest, samples }) in contenders.into_iter().zip(timings) {
-        records.push(Record::Line(Line {
-            case: case.to_string(),
-            contender: contender.to_string(),
-            seconds: median,
-            fastest,
-            samples,
-            gflop: case.gflop(contender.algorithm)?,
-            threads: threads(),
-        }));
-    }
-    Ok(records)
 }
 
 /// The path that each type takes on this processor.

@@ -9,10 +9,6 @@ use pr_lstm::{Error, Result};
 
 use super::{Failure, ReportArgs, plot};
 
-/// What a contender of this crate is called, and the plain products that it is measured against.
-const OURS: &str = "pr-lstm";
-const GEMM: &str = "gemm";
-
 /// Reads all lines, writes the page and, if there is more than one length to draw, the picture.
 pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<(), Failure> {
     let mut results = Results::default();
@@ -102,7 +98,7 @@ impl Results {
 
     /// The whole page, in Markdown.
     fn page(&self, title: &str) -> Result<String> {
-        let known = known_cases();
+        let known = Case::known();
         if let Some(line) =
             self.lines.iter().find(|line| known.iter().all(|case| case.to_string() != line.case))
         {
@@ -158,7 +154,7 @@ impl Results {
             Table::new(heads.into_iter().chain(peers.iter().map(|peer| format!("time / {peer}"))));
         for line in lines {
             let Line { case, contender, fastest, gflop, .. } = line;
-            let gemm = self.find(case, &gemm_of(contender)).and_then(Line::rate);
+            let gemm = line.gemm().and_then(|gemm| self.find(case, &gemm)?.rate());
             let share = line.rate().zip(gemm).map(|(rate, gemm)| format!("{:.0} %", 100.0 * rate / gemm));
             let ratios = peers.iter().map(|peer| {
                 let peer = self.find(case, peer);
@@ -181,7 +177,7 @@ impl Results {
     fn panels(&self) -> Vec<plot::Panel> {
         let contenders = self.contenders(Group::ScanVsLstm, |contender| !is_gemm(contender));
         let mut panels: Vec<plot::Panel> = Vec::new();
-        for case in known_cases() {
+        for case in Case::known() {
             let Case::Scan { hidden, batch, time } = case else { continue };
             let title = format!("H = {hidden}, B = {batch}");
             if panels.iter().all(|panel| panel.title != title) {
@@ -199,14 +195,6 @@ impl Results {
     }
 }
 
-/// Every case, each once, the small ones last.
-fn known_cases() -> Vec<Case> {
-    let mut cases = Case::all(false);
-    let small: Vec<Case> = Case::all(true).into_iter().filter(|case| !cases.contains(case)).collect();
-    cases.extend(small);
-    cases
-}
-
 fn of(group: Group, line: &Line) -> bool {
     line.case.split('/').next() == Some(group.name())
 }
@@ -216,19 +204,14 @@ fn short(case: &str) -> &str {
     case.split_once('/').map_or(case, |(_, name)| name)
 }
 
+/// Of this crate, but for its LSTM, which is what the tree is compared with.
 fn is_ours(contender: &str) -> bool {
-    contender.split(' ').next() == Some(OURS)
+    contender.split(' ').next() == Some("pr-lstm")
 }
 
+/// Plain products, which do not do the task.
 fn is_gemm(contender: &str) -> bool {
-    contender.split(' ').next() == Some(GEMM)
-}
-
-/// Who multiplies the shapes of a contender of this crate and nothing else: `gemm last` for `pr-lstm last bf16`.
-fn gemm_of(contender: &str) -> String {
-    let words: Vec<&str> = contender.split(' ').collect();
-    let algorithm = words[..words.len() - 1].join(" ");
-    algorithm.replacen(OURS, GEMM, 1)
+    contender.split(' ').next() == Some("gemm")
 }
 
 /// With three digits, as `1.23 ms`.
