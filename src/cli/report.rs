@@ -302,9 +302,9 @@ mod tests {
     fn several_runs_become_one_line_and_gaps_stay_empty() {
         let other = "scan_vs_lstm/h256-b1-t32";
         let mut results = results(&[
+            (SCAN, "pr-lstm f32", 0.005, None),
             (SCAN, "pr-lstm f32", 0.009, None),
             (SCAN, "pr-lstm f32", 0.003, None),
-            (SCAN, "pr-lstm f32", 0.005, None),
             (other, "candle lstm f32", 0.001, None),
         ]);
         let line = results.find(SCAN, "pr-lstm f32").expect("added");
