@@ -31,3 +31,21 @@ impl Kernel for Apply<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_gets_the_function_that_was_asked_for() {
+        let x: Vec<f32> = (-64..64).map(|i| i as f32 / 8.0).collect();
+        for is_tanh in [false, true] {
+            let mut y = vec![f32::NAN; x.len()];
+            Cpu::new().gate(is_tanh, &x, &mut y);
+            for (x, y) in x.iter().zip(y) {
+                let expected = if is_tanh { x.tanh() } else { 1.0 / (1.0 + (-x).exp()) };
+                assert!((y - expected).abs() <= 1e-6, "tanh {is_tanh} of {x}: {y}, not {expected}");
+            }
+        }
+    }
+}
