@@ -108,8 +108,9 @@ class Torch:
             yield f"torch lstm {name}", 1, functools.partial(run, self.lstm(case, dtype), x.to(dtype))
 
         def native(lstm, x):
-            with torch.backends.mkldnn.flags(enabled=False):
-                run(lstm, x)
+            torch.backends.mkldnn.set_flags(False)
+            run(lstm, x)
+            torch.backends.mkldnn.set_flags(True)
 
         yield "torch native lstm f32", 1, functools.partial(native, self.lstm(case, torch.float32), x)
 
