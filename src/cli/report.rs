@@ -171,7 +171,7 @@ impl Results {
                 contender.clone(),
                 short(case).to_owned(),
                 duration(*fastest),
-                gflop.map_or(String::new(), |gflop| format!("{gflop:.4}")),
+                gflop.map_or(String::new(), |gflop| format!("{gflop:.*}", if gflop < 0.1 { 6 } else { 3 })),
                 line.rate().map_or(String::new(), |rate| format!("{rate:.1}")),
                 share.unwrap_or_default(),
             ];
@@ -291,8 +291,8 @@ mod tests {
 
 | this crate | case | fastest | GFLOP | GFLOP/s | of gemm | time / torch lstm f32 |
 |---|---|---|---|---|---|---|
-| pr-lstm f32 | h256-b1-t512 | 2.50 ms | 1.0000 | 200.0 | 50 % | 1.25 |
-| pr-lstm last bf16 | h256-b1-t512 | 500 µs | 0.5000 | 500.0 | 200 % | 0.25 |
+| pr-lstm f32 | h256-b1-t512 | 2.50 ms | 1.000 | 200.0 | 50 % | 1.25 |
+| pr-lstm last bf16 | h256-b1-t512 | 500 µs | 0.500 | 500.0 | 200 % | 0.25 |
 
 ## gates
 
