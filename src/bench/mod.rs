@@ -1,7 +1,7 @@
 //! What the benchmarks time: one list of cases for Criterion, the command line and the peers of `benches/peers`. Knows
 //! no peer, and not how results are shown.
 //!
-//! A [`Case`] says a shape and what computing it costs, [`Work`] does it, [`contest`] times several works in turn, a
+//! A [`Case`] says a shape and what computing it costs, [`Work`] does it, [`contest()`] times several works in turn, a
 //! [`Record`] is what comes of it, one JSON object a line.
 
 mod case;
