@@ -9,6 +9,8 @@
 //! pool of the caller.
 
 pub mod backend;
+#[cfg(feature = "tasks")]
+pub mod bench;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod error;

@@ -72,6 +72,8 @@ fn wrong_usage_is_one_line_with_its_mend() {
     refuses(&["train", "--resume", "runs/x", "--hidden", "8"], &["--resume", "--hidden"]);
     refuses(&["evaluate", "x", "--lengths", "5-2"], &["5-2", "first <= last"]);
     refuses(&["sample", "parity_check", "--length", "0"], &["--length", "1.."]);
+    refuses(&["bench", "--samples", "0"], &["--samples", "1.."]);
+    refuses(&["report", "lines"], &["--out"]);
     refuses(&["verify"], &["<FILE OR FOLDER>"]);
     refuses(&["nonsense"], &["nonsense"]);
     assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 0, "something was left");
@@ -94,7 +96,54 @@ fn failures_are_one_line_with_their_mend() {
     refuses(&["verify", "text", "--dtype", "bf16"], &["bf16 on cpu", "use f32"]);
     let task = golden("tasks/parity_check.safetensors");
     refuses(&["verify", task.to_str().expect("utf-8")], &["expected a cell file"]);
+    refuses(&["bench", "scan"], &["bench --list", "got scan"]);
+    refuses(&["report", "text", "--out", "page"], &["text: line 1", "not a checkpoint"]);
+    refuses(&["report", "missing", "--out", "page"], &["cannot read missing"]);
+    assert!(!folder.path().join("page.md").exists(), "a page of nothing");
     assert_eq!(fs::read_dir(folder.path().join("taken")).expect("readable").count(), 0, "something was left");
+}
+
+#[test]
+fn bench_runs_every_small_case_and_report_makes_a_page_and_a_picture_of_it() {
+    let folder = temporary();
+    let names: Vec<String> =
+        stdout(&run(folder.path(), &["bench", "--small", "--list"])).lines().map(str::to_owned).collect();
+    let printed = stdout(&run(folder.path(), &["bench", "--small", "--json"]));
+    let lines: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for name in &names {
+        let f32 = lines.iter().find(|line| {
+            let contender = line["contender"].as_str().unwrap_or_default();
+            line["case"] == *name && contender.starts_with("pr-lstm") && contender.ends_with("f32")
+        });
+        let f32 = f32.unwrap_or_else(|| panic!("no line of {name} in {printed}"));
+        assert!(f32["seconds"].as_f64() > Some(0.0) && f32["threads"].as_u64() >= Some(1), "{f32}");
+        let counted =
+            ["step/", "scan_vs_lstm/h8-b2-t5", "training_step/"].iter().any(|start| name.starts_with(start));
+        assert!(!counted || f32["gflops"].as_f64() > Some(0.0), "{f32}");
+    }
+    assert!(lines.iter().any(|line| line["note"] == "pr-lstm f32"), "the path is not told: {printed}");
+    let table = stdout(&run(folder.path(), &["bench", "--small", "step", "gates/tanh"]));
+    assert!(table.contains("step/h8-r130") && table.contains("gates/tanh"), "{table}");
+    assert!(table.contains("GFLOP/s") && !table.contains("scan_vs_lstm"), "{table}");
+
+    fs::write(folder.path().join("lines"), &printed).expect("a file");
+    stdout(&run(
+        folder.path(),
+        &["report", "lines", "lines", "--out", "2026-01-31-a.cpu", "--title", "Two runs"],
+    ));
+    let page = fs::read_to_string(folder.path().join("2026-01-31-a.cpu.md")).expect("a page");
+    assert!(page.starts_with("# Two runs\n") && page.contains("](2026-01-31-a.cpu.svg)"), "{page}");
+    for name in &names {
+        let (group, case) = name.split_once('/').expect("a group");
+        assert!(
+            page.contains(&format!("## {group}\n")) && page.contains(&format!("| {case} |")),
+            "{name}: {page}"
+        );
+    }
+    let picture = fs::read_to_string(folder.path().join("2026-01-31-a.cpu.svg")).expect("a picture");
+    for text in ["Two runs", "H = 8, B = 1", "H = 8, B = 2", "pr-lstm last f32"] {
+        assert!(picture.contains(text), "no {text}");
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The command line: what a person may ask for, and who does it.
 
+mod bench;
 mod evaluate;
 mod plot;
+mod report;
 mod run_folder;
 mod show;
 mod train;
@@ -43,6 +45,10 @@ enum Command {
     Info,
     /// Run golden cell files through the oracle and a device, and compare every tensor.
     Verify(VerifyArgs),
+    /// Time this crate on the CPU: steps, whole passes, training steps, streams, tasks, gates.
+    Bench(BenchArgs),
+    /// Make a page of tables and a picture of what `bench --json` and its peers printed.
+    Report(ReportArgs),
 }
 
 #[derive(Args)]
@@ -170,6 +176,38 @@ struct VerifyArgs {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// Groups or cases, as `step` or `scan_vs_lstm/h256-b1` [default: all].
+    #[arg(value_name = "CASE")]
+    cases: Vec<String>,
+    /// Only name the cases; with --json their shapes and FLOP counts, for peers.
+    #[arg(long)]
+    list: bool,
+    /// Tiny cases, each run once: shows that everything runs, measures nothing.
+    #[arg(long)]
+    small: bool,
+    /// Most samples of each contender [default: 20].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    samples: Option<u32>,
+    /// One JSON object a line: case, contender, seconds, fastest, samples, gflop, gflops, threads; or note, text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ReportArgs {
+    /// Files of JSON lines, of as many runs as there were.
+    #[arg(required = true, value_name = "FILE")]
+    lines: Vec<PathBuf>,
+    /// Where to write: STEM.md and STEM.svg.
+    #[arg(long, value_name = "STEM")]
+    out: PathBuf,
+    /// The page's title.
+    #[arg(long, default_value = "Benchmarks")]
+    title: String,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -314,6 +352,8 @@ pub fn run() -> ExitCode {
         Command::Tasks => show::tasks(out),
         Command::Sample(args) => show::sample(&args, out),
         Command::Info => show::info(out),
+        Command::Bench(args) => bench::run(&args, out),
+        Command::Report(args) => report::run(&args, out),
     };
     let result = result.and_then(|()| Ok(out.flush()?));
     match result {

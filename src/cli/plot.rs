@@ -95,3 +95,80 @@ fn draw_into(
     root.present()?;
     Ok(())
 }
+
+/// A panel of [`times`]: what it is of, and for each contender seconds against length.
+pub struct Panel {
+    pub title: String,
+    pub curves: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// Colours of curves, in their order; a thirteenth has the first again.
+const CURVES: [RGBColor; 12] = [
+    RGBColor(0x1f, 0x5f, 0xa8),
+    RGBColor(0x6b, 0xae, 0xd6),
+    RGBColor(0x08, 0x8d, 0x7a),
+    RGBColor(0x7f, 0xc9, 0x7f),
+    RGBColor(0xd9, 0x5f, 0x02),
+    RGBColor(0xb3, 0x1b, 0x1b),
+    RGBColor(0xe7, 0x8a, 0xc3),
+    RGBColor(0x75, 0x50, 0xa8),
+    RGBColor(0x8c, 0x6d, 0x31),
+    RGBColor(0x40, 0x40, 0x40),
+    RGBColor(0x99, 0x99, 0x99),
+    RGBColor(0xc5, 0xb0, 0x00),
+];
+const PANEL: (u32, u32) = (380, 420);
+const LEGEND: u32 = 190;
+
+/// Time against length, both logarithmic: panels side by side, and on the right which curve is whose.
+pub fn times(path: &Path, title: &str, panels: &[Panel]) -> Result<()> {
+    let mut svg = String::new();
+    times_into(&mut svg, title, panels)
+        .map_err(|error| Error::File { path: path.into(), problem: format!("cannot draw: {error}") })?;
+    pr_lstm::model::write_atomically(path, svg.as_bytes())
+}
+
+fn times_into(svg: &mut String, title: &str, panels: &[Panel]) -> Result<(), Box<dyn StdError>> {
+    let width = PANEL.0 * panels.len() as u32;
+    let root = SVGBackend::with_string(svg, (width + LEGEND, PANEL.1)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let root = root.titled(title, ("sans-serif", 18))?;
+    let (charts, legend) = root.split_horizontally(width);
+    let points = || panels.iter().flat_map(|panel| &panel.curves).flat_map(|(_, points)| points);
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let (least, most) =
+            points().map(of).fold((f64::INFINITY, 0.0f64), |(least, most), x| (least.min(x), most.max(x)));
+        least * 0.8..most * 1.25
+    };
+    let (x, y) = (range(|point| point.0), range(|point| point.1));
+    for (panel, area) in panels.iter().zip(charts.split_evenly((1, panels.len()))) {
+        let mut chart = ChartBuilder::on(&area)
+            .caption(&panel.title, ("sans-serif", 15))
+            .margin(10)
+            .x_label_area_size(40)
+            .y_label_area_size(60)
+            .build_cartesian_2d(x.clone().log_scale(), y.clone().log_scale())?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(BLACK.mix(0.1))
+            .x_desc("length T")
+            .y_desc("seconds")
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| format!("{y:.0e}"))
+            .label_style(("sans-serif", 12))
+            .draw()?;
+        for ((_, points), color) in panel.curves.iter().zip(CURVES.iter().cycle()) {
+            chart.draw_series(LineSeries::new(points.iter().copied(), color.stroke_width(2)))?;
+            chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
+        }
+    }
+    let names = panels.first().map(|panel| &panel.curves).into_iter().flatten();
+    for (row, ((name, _), color)) in (0..).zip(names.zip(CURVES.iter().cycle())) {
+        let y = 40 + 20 * row;
+        legend.draw(&PathElement::new([(8, y), (30, y)], color.stroke_width(3)))?;
+        legend.draw(&Text::new(name.clone(), (36, y - 6), ("sans-serif", 13)))?;
+    }
+    root.present()?;
+    Ok(())
+}

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use pr_lstm::CpuPath;
+use pr_lstm::bench::threads;
 use pr_lstm::random::{Purpose, Random};
 use pr_lstm::tasks::{Sample, Task};
 use serde_json::json;
@@ -68,7 +69,7 @@ pub fn info(out: &mut impl Write) -> Result<(), Failure> {
         };
         writeln!(out, "cpu path    {:<8}{word}", path.name())?;
     }
-    writeln!(out, "device      cpu, {} threads", super::train::threads())?;
+    writeln!(out, "device      cpu, {} threads", threads())?;
     cuda(out)
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use pr_lstm::backend::Backend;
+use pr_lstm::bench::threads;
 use pr_lstm::evaluate::{Evaluation, SCORED};
 use pr_lstm::train::{Settings, Trainer};
 use pr_lstm::{Adam, Checkpoint, Error};
@@ -156,14 +157,6 @@ fn describe<B: Backend>(trainer: &Trainer<B>, out: &mut impl Write) -> Result<()
     }
     out.flush()?;
     Ok(())
-}
-
-/// Threads that the CPU backend works on.
-pub fn threads() -> usize {
-    #[cfg(feature = "rayon")]
-    return rayon::current_num_threads();
-    #[cfg(not(feature = "rayon"))]
-    1
 }
 
 /// The style of a progress bar; bars draw on a terminal only.

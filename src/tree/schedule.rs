@@ -27,6 +27,13 @@ pub struct Step<'a> {
 }
 
 impl Schedule {
+    /// One merge of `width` rows and nothing else, slots 0 and 1 into 2: what a benchmark times.
+    #[cfg(feature = "tasks")]
+    pub(crate) fn one_step(width: usize) -> Self {
+        let (left, right, out) = (vec![0], vec![1], vec![2]);
+        Schedule { width, slots: 3, left, right, out, step_ends: vec![1], ..Schedule::default() }
+    }
+
     /// Rows of a slot: `B` for a padded batch, 1 for ragged batches and streams.
     pub fn width(&self) -> usize {
         self.width

@@ -11,6 +11,8 @@ mod cell;
 mod cell_backward;
 mod check;
 mod forward;
+#[cfg(feature = "tasks")]
+mod gate_bench;
 mod gates;
 mod lanes;
 mod loss;
