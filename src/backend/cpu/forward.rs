@@ -9,7 +9,7 @@ use super::plan::{CpuPlan, Memory, States, Training};
 use super::product::{Operand, Pairs, Rows, Tokens};
 use super::{Counters, CpuPath, blocks, parallel};
 use crate::backend::cpu::CpuInput;
-use crate::tree::Step;
+use crate::tree::{Schedule, Step};
 
 /// Rows of a tile of work: their inputs and outputs of a stage stay in a core's cache.
 pub(super) const TILE: usize = 60;
@@ -87,7 +87,7 @@ impl<'a> Forward<'a> {
                 }
             }
         }
-        self.collect(hidden);
+        collect(&self.plan.schedule, self.states.h, self.plan.config.hidden, hidden);
     }
 
     fn leaves(&self, input: CpuInput<'_>) {
@@ -177,16 +177,15 @@ impl<'a> Forward<'a> {
         // or, within a tile, by the same task: a step's `out` is none of the slots that it reads.
         self.path.run(CellKernel { job: &job, cell: self.plan.config.cell, rows, blocks });
     }
+}
 
-    /// Copies the wanted `h` out of the slots.
-    fn collect(&self, hidden: &mut [f32]) {
-        let schedule = &self.plan.schedule;
-        let (width, outputs, h) = (schedule.width(), schedule.outputs(), self.plan.config.hidden);
-        for (row, to) in hidden.chunks_exact_mut(h).enumerate() {
-            let (lane, output) = (row / outputs.len(), row % outputs.len());
-            let from = self.states.h.row(outputs[output] as usize * width + lane);
-            // SAFETY: the pass is over and nothing writes the slots; a row has at least `h` floats.
-            to.copy_from_slice(unsafe { std::slice::from_raw_parts(from, h) });
-        }
+/// Copies the wanted `h` out of the slots, once the pass is over.
+pub(super) fn collect(schedule: &Schedule, h: Matrix<'_>, units: usize, hidden: &mut [f32]) {
+    let (width, outputs) = (schedule.width(), schedule.outputs());
+    for (row, to) in hidden.chunks_exact_mut(units).enumerate() {
+        let (lane, output) = (row / outputs.len(), row % outputs.len());
+        let from = h.row(outputs[output] as usize * width + lane);
+        // SAFETY: nothing writes the slots any more; a row has at least `units` floats.
+        to.copy_from_slice(unsafe { std::slice::from_raw_parts(from, units) });
     }
 }

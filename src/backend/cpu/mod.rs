@@ -1,7 +1,8 @@
 //! The CPU backend: f32, weights packed once, one arithmetic for every instruction set and number of threads.
 //!
 //! The road of the data: `pack` (weights) → `plan` (a schedule and its memory) → `forward` → `backward`; a step
-//! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`).
+//! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`). The passes of a
+//! sequential model are of the same stuff: `sequential`, `sequential_backward`.
 
 mod backward;
 mod cell;
@@ -18,6 +19,8 @@ mod path;
 mod plan;
 mod product;
 mod recompute;
+mod sequential;
+mod sequential_backward;
 mod weight_gradient;
 
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use backward::Backward;
 use check::{check_labels, check_pass, check_slots, floats};
 use forward::Forward;
 use plan::States;
+use sequential::{ChainMemory, Chains};
+use sequential_backward::ChainsBackward;
 
 pub use memory::CpuBuffer;
 pub use pack::CpuWeights;
@@ -36,7 +41,7 @@ pub use plan::CpuPlan;
 use super::check::check_len;
 use super::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass, sealed};
 use crate::error::{Error, Result};
-use crate::model::{Cell, Config};
+use crate::model::{Cell, Config, Recurrence};
 use crate::optim::Adam;
 use crate::tree::Schedule;
 
@@ -85,7 +90,7 @@ impl Default for Cpu {
 /// Work done by a [`Cpu`], counted where it is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
-    /// Merges of two states, a sequence of a batch each.
+    /// Merges of two states, or steps of a sequential model, a sequence of a batch each.
     pub merges: u64,
     /// The same by index of the worker in its pool; workers from 64 on count with the last.
     pub by_worker: Vec<u64>,
@@ -264,7 +269,13 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let input = CpuInput::from(input);
         check_pass(weights, plan, input, hidden.len())?;
-        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
+        let workspace = floats("workspace", workspace, plan.floats())?;
+        if plan.config.recurrence == Recurrence::Sequential {
+            let memory = plan.chain_memory(workspace);
+            Chains { path: self.path, weights, plan, memory, counters: &self.counters }.run(input, hidden);
+            return Ok(());
+        }
+        let memory = plan.memory(workspace);
         let states =
             memory.states.ok_or_else(|| Error::argument("plan", "one of a whole pass", "one of streams"))?;
         Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
@@ -287,15 +298,22 @@ impl Backend for Cpu {
         if let Some(d_input) = &d_input {
             check_len("d_input", d_input.len(), plan.leaf_rows() * plan.config.input)?;
         }
-        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
-        let (Some(states), Some(training), true) = (memory.states, memory.training, weights.pass.trains())
-        else {
-            return Err(Error::argument(
-                "plan and weights",
-                "those of a training pass",
-                "those of inference",
-            ));
-        };
+        let workspace = floats("workspace", workspace, plan.floats())?;
+        let refused =
+            || Error::argument("plan and weights", "those of a training pass", "those of inference");
+        if !weights.pass.trains() {
+            return Err(refused());
+        }
+        if plan.config.recurrence == Recurrence::Sequential {
+            let ChainMemory { states, z, backward, .. } = plan.chain_memory(workspace);
+            let gradients = backward.ok_or_else(refused)?;
+            let pass = ChainsBackward { path: self.path, weights, plan, states, z, gradients, d_hidden };
+            pass.run(input, gradient, d_input);
+            return Ok(());
+        }
+        let memory = plan.memory(workspace);
+        let states = memory.states.ok_or_else(refused)?;
+        let training = memory.training.ok_or_else(refused)?;
         Backward::new(self.path, weights, plan, states, training, d_hidden).run(input, gradient, d_input);
         Ok(())
     }
@@ -370,6 +388,9 @@ impl Backend for Cpu {
         workspace: &mut [u8],
         hidden: &mut [f32],
     ) -> Result<()> {
+        if plan.pass != Pass::Stream {
+            return Err(Error::argument("plan", "one of streams", "one of a whole pass"));
+        }
         let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
         let all = arena.len() / 4;
         let states = States::of_arena(&plan.config, floats("arena", arena, all)?);
@@ -379,9 +400,6 @@ impl Backend for Cpu {
             &states,
             (plan.schedule.slots() * plan.schedule.width()).checked_sub(1).map(|row| row as u32),
         )?;
-        if plan.pass != Pass::Stream {
-            return Err(Error::argument("plan", "one of streams", "one of a whole pass"));
-        }
         Forward::new(self.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::weight_gradient::PackedGradient;
 use super::{BLOCK, blocks, parallel};
 use crate::backend::Pass;
 use crate::error::Result;
-use crate::model::{Config, Layout, LinearRange};
+use crate::model::{Cell, Config, Layout, LinearRange, Recurrence};
 
 /// Rows of `W` whose gradient one task unpacks.
 const UNPACKED: usize = 32;
@@ -27,6 +27,8 @@ pub(super) struct PackedLinear {
     pub fan_in: usize,
     /// Inputs come in this many segments (2 for a merge), each padded to whole blocks when transposed.
     segments: usize,
+    /// Where each gate of a unit lies among the gates of `W`.
+    gates_in_w: [usize; 5],
     /// `[blocks, fan_in, gates · BLOCK]`.
     panels: CpuBuffer<f32>,
     /// `[blocks, gates · BLOCK]`.
@@ -43,6 +45,7 @@ impl PackedLinear {
             blocks,
             fan_in: range.fan_in,
             segments,
+            gates_in_w: [0, 1, 2, 3, 4],
             panels: CpuBuffer::zeroed(blocks * range.fan_in * gates * BLOCK)?,
             bias: CpuBuffer::zeroed(blocks * gates * BLOCK)?,
             transposed: CpuBuffer::zeroed(0)?,
@@ -51,6 +54,11 @@ impl PackedLinear {
             packed.transposed = CpuBuffer::zeroed(blocks * gates * BLOCK * packed.input_blocks() * BLOCK)?;
         }
         Ok(packed)
+    }
+
+    /// The same for a `W` whose gates are in haiku's order, i g f o.
+    fn of_haiku(self) -> Self {
+        PackedLinear { gates_in_w: [0, 1, 3, 2, 4], ..self }
     }
 
     /// Floats of a row of a panel: `gates · BLOCK`.
@@ -106,9 +114,9 @@ impl PackedLinear {
     /// Calls `f(unit, position in a panel's row)` for every column of `W` in a block, in the order of `W`'s gates.
     fn columns(&self, block: usize, units: usize, mut f: impl FnMut(usize, usize)) {
         let live = BLOCK.min(units - block * BLOCK);
-        for gate in 0..self.gates {
+        for (gate, in_w) in self.gates_in_w[..self.gates].iter().enumerate() {
             for lane in 0..live {
-                f(gate * units + block * BLOCK + lane, gate * BLOCK + lane);
+                f(in_w * units + block * BLOCK + lane, gate * BLOCK + lane);
             }
         }
     }
@@ -126,7 +134,9 @@ impl PackedLinear {
                 places.iter().for_each(|&(column, place)| row[place] = w[column]);
             }
             let bias = &mut self.bias.as_mut_slice()[block * width..][..width];
-            places.iter().for_each(|&(column, place)| bias[place] = b[column]);
+            if !b.is_empty() {
+                places.iter().for_each(|&(column, place)| bias[place] = b[column]);
+            }
             if self.transposed.as_slice().is_empty() {
                 continue;
             }
@@ -152,21 +162,23 @@ impl PackedLinear {
     pub(super) fn unpack_add(&self, range: &LinearRange, from: PackedGradient<'_>, gradient: &mut [f32]) {
         let (columns, fan_in) = (range.columns, self.fan_in);
         let units = columns / self.gates;
-        let (w, b) = gradient[range.w.start..range.b.end].split_at_mut(range.w.len());
+        let (before, b) = gradient.split_at_mut(range.b.start);
+        let (w, b) = (&mut before[range.w.clone()], &mut b[..range.b.len()]);
         let (w, b) = (Matrix::new(w, columns), Matrix::new(b, columns));
-        parallel::for_each((fan_in + 1).div_ceil(UNPACKED), |task| {
-            for input in task * UNPACKED..(fan_in + 1).min((task + 1) * UNPACKED) {
+        let rows = fan_in + b.rows();
+        parallel::for_each(rows.div_ceil(UNPACKED), |task| {
+            for input in task * UNPACKED..rows.min((task + 1) * UNPACKED) {
                 let to = if input < fan_in { w.row(input) } else { b.row(0) };
                 // SAFETY: a row of `columns` elements, the task's own.
                 let to = unsafe { std::slice::from_raw_parts_mut(to, columns) };
                 for block in 0..self.blocks {
                     let live = BLOCK.min(units - block * BLOCK);
-                    for gate in 0..self.gates {
+                    for (gate, in_w) in self.gates_in_w[..self.gates].iter().enumerate() {
                         // SAFETY: a row of a packed gradient has `gates · BLOCK` floats; nothing writes them now.
                         let from = unsafe {
                             std::slice::from_raw_parts(from.row(block, input).add(gate * BLOCK), live)
                         };
-                        let to = &mut to[gate * units + block * BLOCK..][..live];
+                        let to = &mut to[in_w * units + block * BLOCK..][..live];
                         to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
                     }
                 }
@@ -180,8 +192,9 @@ impl PackedLinear {
 pub struct CpuWeights {
     pub(super) config: Config,
     pub(super) layout: Layout,
+    /// Of a sequential model: what multiplies `x_t`, and the whole bias.
     pub(super) leaf: PackedLinear,
-    /// The merge, then the unary layers: stage after stage.
+    /// The merge, then the unary layers: stage after stage. Of a sequential model: what multiplies `h_{t-1}`.
     pub(super) stages: Vec<PackedLinear>,
     pub(super) readout: PackedLinear,
     pub(super) pass: Pass,
@@ -191,12 +204,21 @@ impl CpuWeights {
     pub(super) fn new(config: &Config, layout: Layout, pass: Pass) -> Result<Self> {
         let linear =
             |range, states, segments| PackedLinear::new(range, config.cell.gates(states), segments, pass);
-        let stages = std::iter::once(linear(&layout.merge, 2, 2))
-            .chain(layout.unary.iter().map(|range| linear(range, 1, 1)))
-            .collect::<Result<_>>()?;
+        let (leaf, stages) = match config.recurrence {
+            Recurrence::Tree => {
+                let stages = std::iter::once(linear(&layout.merge, 2, 2))
+                    .chain(layout.unary.iter().map(|range| linear(range, 1, 1)))
+                    .collect::<Result<_>>()?;
+                (linear(&layout.leaf, 0, 1)?, stages)
+            }
+            Recurrence::Sequential => {
+                let linear = |range| linear(range, 1, 1).map(PackedLinear::of_haiku);
+                (linear(&layout.leaf)?, vec![linear(&layout.merge)?])
+            }
+        };
         Ok(CpuWeights {
             config: config.clone(),
-            leaf: linear(&layout.leaf, 0, 1)?,
+            leaf,
             stages,
             readout: PackedLinear::new(&layout.readout, 1, 1, Pass::Infer)?,
             layout,
@@ -220,6 +242,25 @@ impl CpuWeights {
         let ranges = std::iter::once(&layout.merge).chain(&layout.unary);
         for (stage, range) in stages.iter_mut().zip(ranges) {
             stage.pack(range, parameters);
+        }
+        if self.config.recurrence == Recurrence::Sequential {
+            self.one_bias();
+        }
+    }
+
+    /// Makes the bias of the input rows that of the whole step: with the recurrent one of the RNN, with the 1 of the
+    /// LSTM's forget gate.
+    fn one_bias(&mut self) {
+        let CpuWeights { config, leaf, stages, .. } = self;
+        let (bias, recurrent) = (leaf.bias.as_mut_slice(), stages[0].bias.as_slice());
+        match config.cell {
+            Cell::Rnn => bias.iter_mut().zip(recurrent).for_each(|(bias, recurrent)| *bias += recurrent),
+            Cell::Lstm => {
+                for (block, bias) in bias.chunks_exact_mut(4 * BLOCK).enumerate() {
+                    let live = BLOCK.min(config.hidden - block * BLOCK);
+                    bias[3 * BLOCK..][..live].iter_mut().for_each(|forget| *forget += 1.0);
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 use super::BLOCK;
 use super::lanes::Lanes;
 use super::memory::{Index, Matrix, prefetch};
+use super::pack::PackedLinear;
 
 /// Rows of a panel that are fetched ahead of the product, from the second level of the cache.
 const ROWS_AHEAD: usize = 8;
@@ -97,6 +98,16 @@ pub(super) trait Operand: Copy + Send + Sync {
     #[inline(always)]
     fn element(&self, x: f32) -> f32 {
         x
+    }
+
+    /// What is added to the product of a row, from column `at` of a panel's row on: the bias.
+    ///
+    /// # Safety
+    /// `linear` has the block, and `L::WIDTH` columns from there.
+    #[inline(always)]
+    unsafe fn shift<L: Lanes>(&self, linear: &PackedLinear, block: usize, at: usize, _row: usize) -> L {
+        // SAFETY: passed on.
+        unsafe { L::load(linear.bias(block).as_ptr().add(at)) }
     }
 }
 
