@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
-use crate::model::{Cell, Config};
+use crate::model::{Cell, Config, Recurrence};
 
 /// What a golden file holds, told by the names of its tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +139,7 @@ impl TensorFile {
             .ok_or_else(|| self.problem(format!("metadata \"cell\": expected lstm or rnn, got {name:?}")))?;
         let config = Config {
             cell,
+            recurrence: Recurrence::Tree,
             input: self.number("input_size")?,
             hidden: self.number("hidden_size")?,
             unary_layers: self.number("recursive_layers")?,
@@ -269,6 +270,91 @@ impl CellFile {
             parameters: flat("param")?,
             gradients: flat("grad")?,
             grad_input: rows("grad.input", config.input)?,
+            config,
+        })
+    }
+}
+
+/// A file of a sequential baseline: its weights, a pass over a batch, and the gradients of
+/// `loss = Σ(cotangent ⊙ hidden) / (B·T)`. Every value is finite and every shape is as written here.
+#[derive(Clone, Debug)]
+pub struct SequentialFile {
+    /// The model's configuration; the file has no read-out, here it is one column of zeros.
+    pub config: Config,
+    /// `B`.
+    pub batch: usize,
+    /// `T`.
+    pub time: usize,
+    /// `[B, T, D]`.
+    pub input: Vec<f64>,
+    /// `h` of all positions, `[B, T, H]`.
+    pub hidden: Vec<f64>,
+    /// `[B, T, H]`.
+    pub cotangent: Vec<f64>,
+    /// The loss.
+    pub loss: f64,
+    /// `param.*`, flat as [`Config::layout`] says.
+    pub parameters: Vec<f64>,
+    /// `grad.*` of the parameters, flat as [`Config::layout`] says.
+    pub gradients: Vec<f64>,
+    /// `grad.input`, `[B, T, D]`.
+    pub grad_input: Vec<f64>,
+}
+
+impl SequentialFile {
+    /// Reads the file of a baseline from the tensors of one that was read already.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names the tensor if the file is not one of a sequential baseline, lacks a tensor or has one
+    /// too many, or if a shape or a type does not fit or a value is not finite.
+    pub fn from_file(file: &TensorFile) -> Result<Self> {
+        if file.kind() != Some(Kind::Sequential) {
+            return Err(file.problem(format!("expected a sequential file, this holds {:?}", file.kind())));
+        }
+        let (cell, layers): (_, &[_]) = match file.tensors.contains_key("param.lstm/linear.w") {
+            true => (Cell::Lstm, &[("recurrent", "lstm/linear")]),
+            false => (Cell::Rnn, &[("input", "vanilla_rnn/linear"), ("recurrent", "vanilla_rnn/linear_1")]),
+        };
+        let sizes = |name: &str| match *file.shape(name)? {
+            [batch, time, width] if batch > 0 && time > 0 => Ok([batch, time, width]),
+            ref found => Err(file.problem(format!("{name}: expected [B, T, width], got {found:?}"))),
+        };
+        let ([batch, time, input], [.., hidden]) = (sizes("input")?, sizes("hidden")?);
+        let config = Config::new(input, hidden, 1).cell(cell).recurrence(Recurrence::Sequential);
+        let layout = config.layout().map_err(|error| file.problem(error.to_string()))?;
+        // The read-out is not in the file.
+        let in_file = |name: &str| {
+            let (ours, part) = name.split_once('.')?;
+            let (_, theirs) = layers.iter().find(|(layer, _)| *layer == ours)?;
+            Some(format!("{theirs}.{part}"))
+        };
+        let mut known: Vec<String> =
+            ["input", "hidden", "cotangent", "loss", "grad.input"].map(str::to_owned).into();
+        let mut flat = |prefix: &str| -> Result<Vec<f64>> {
+            let mut flat = vec![0.0; layout.len()];
+            for parameter in &layout.names {
+                let Some(name) = in_file(&parameter.name) else { continue };
+                let name = format!("{prefix}.{name}");
+                flat[parameter.range.clone()].copy_from_slice(&file.f64(&name, &parameter.shape)?);
+                known.push(name);
+            }
+            Ok(flat)
+        };
+        let (parameters, gradients) = (flat("param")?, flat("grad")?);
+        if let Some(name) = file.names().find(|name| !known.iter().any(|known| known == name)) {
+            return Err(file.problem(format!("tensor {name} is none of a sequential baseline")));
+        }
+        let rows = |name: &str, width: usize| file.f64(name, &[batch, time, width]);
+        Ok(SequentialFile {
+            batch,
+            time,
+            input: rows("input", input)?,
+            hidden: rows("hidden", hidden)?,
+            cotangent: rows("cotangent", hidden)?,
+            loss: file.f64("loss", &[1])?[0],
+            parameters,
+            gradients,
+            grad_input: rows("grad.input", input)?,
             config,
         })
     }

@@ -40,7 +40,7 @@ pub use backend::cpu::{Cpu, CpuPath};
 #[cfg(feature = "cuda")]
 pub use backend::cuda::Cuda;
 pub use error::{Error, Result};
-pub use model::{Cell, Checkpoint, Config, Model, Parameters};
+pub use model::{Cell, Checkpoint, Config, Model, Parameters, Recurrence};
 pub use optim::{Adam, Optimizer};
 pub use plan::Plan;
 pub use session::{Output, Session};

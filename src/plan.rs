@@ -39,7 +39,7 @@ impl<B: Backend> Plan<B> {
     fn new(model: &Model<B>, batch: usize, time: usize, outputs: &Outputs) -> Result<Self> {
         let (config, backend) = (model.config().clone(), model.backend().clone());
         let mut schedule = Schedule::default();
-        Planner::new().padded(&mut schedule, batch, time, outputs, Rows::Reuse)?;
+        Planner::of(config.recurrence).padded(&mut schedule, batch, time, outputs, Rows::Reuse)?;
         let plan = backend.plan(&config, &schedule, Pass::Infer)?;
         let [inputs, outputs] =
             [schedule.leaves().len(), schedule.outputs().len()].map(|rows| rows * schedule.width());

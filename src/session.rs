@@ -54,7 +54,7 @@ impl<B: Backend> SessionBuilder<B> {
             }
         }
         let (config, backend) = (model.config().clone(), model.backend().clone());
-        let mut planner = Planner::new();
+        let mut planner = Planner::of(config.recurrence);
         let mut schedule = Schedule::default();
         // The largest ragged batch has the longest lists, the largest padded one the same rows.
         planner.padded(&mut schedule, max_batch, max_time, &outputs, Rows::Reuse)?;

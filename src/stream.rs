@@ -52,7 +52,8 @@ impl<B: Backend> Streams<B> {
     /// Room for `capacity` streams of up to `max_time` tokens each.
     ///
     /// # Errors
-    /// [`Error::Argument`] if a limit is 0 or too large; the device's if it is out of memory.
+    /// [`Error::Argument`] if a limit is 0 or too large, [`Error::Unavailable`] for a sequential model; the device's if it
+    /// is out of memory.
     pub fn new(model: &Model<B>, capacity: usize, max_time: u64) -> Result<Self> {
         if capacity == 0 || capacity > 1 << 20 {
             return Err(Error::argument("capacity", "1 to 2^20 streams", capacity));
@@ -66,7 +67,7 @@ impl<B: Backend> Streams<B> {
         let slots = capacity * Counter::most_held(max_time) + scratch;
         let arena_bytes = backend.arena_bytes(config, slots);
         // The widest passes: a whole piece of one prompt, and a token for every stream.
-        let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
+        let (mut planner, mut schedule) = (Planner::of(config.recurrence), Schedule::default());
         let mut arena = Slots::new(slots);
         planner.append(&mut schedule, &mut arena, &mut [(&mut Counter::new(), piece)])?;
         let mut plan = backend.plan(config, &schedule, Pass::Stream)?;

@@ -3,7 +3,7 @@
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::model::{Cell, Checkpoint, Config, Parameters};
+use crate::model::{Cell, Checkpoint, Config, Parameters, Recurrence};
 use crate::optim::{Adam, Optimizer};
 use crate::random::{Purpose, Random};
 use crate::tape::Tape;
@@ -15,11 +15,13 @@ use crate::tree::Outputs;
 pub struct Settings {
     /// The task.
     pub task: Task,
-    /// The merging cell.
+    /// The cell.
     pub cell: Cell,
+    /// The tree of the paper, or one of its sequential baselines.
+    pub recurrence: Recurrence,
     /// `H`.
     pub hidden: usize,
-    /// `R`.
+    /// `R`; 0 for a sequential model.
     pub unary_layers: usize,
     /// Steps of the whole run.
     pub steps: u64,
@@ -42,6 +44,7 @@ impl Settings {
         Settings {
             task,
             cell: Cell::Lstm,
+            recurrence: Recurrence::Tree,
             hidden: 256,
             unary_layers: 1,
             steps: 1_000_000,
@@ -57,6 +60,7 @@ impl Settings {
     pub fn config(&self) -> Config {
         Config::new(self.task.input_size() + 1, self.hidden, self.task.output_size())
             .cell(self.cell)
+            .recurrence(self.recurrence)
             .unary_layers(self.unary_layers)
     }
 }

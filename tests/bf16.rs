@@ -8,7 +8,7 @@ use common::{
     random, refused, widen, worst_row,
 };
 use pr_lstm::backend::{Backend, Input, Pass};
-use pr_lstm::model::Cell;
+use pr_lstm::model::{Cell, Recurrence};
 use pr_lstm::reference::{self, round_bf16};
 use pr_lstm::tree::{Planner, Rows, Schedule};
 use pr_lstm::{Checkpoint, Config, Cpu, CpuPath, Dtype, Model, Outputs, Parameters, Streams};
@@ -261,6 +261,8 @@ fn what_it_cannot_do_is_refused() {
     let config = Config::new(3, 8, 2);
     let bf16 = Cpu::new().with_dtype(Dtype::Bf16).unwrap();
     refused(Parameters::init(&config, bf16.clone(), 0), &["training in bf16 on cpu", "train in f32"]);
+    let sequential = config.clone().unary_layers(0).recurrence(Recurrence::Sequential);
+    refused(bf16.weights(&sequential, Pass::Infer), &["a sequential model in bf16 on cpu", "f32"]);
     refused(Cpu::new().with_dtype(Dtype::F16), &["f16 on cpu", "f32 and bf16"]);
     for path in [CpuPath::Avx512Bf16, CpuPath::Amx] {
         refused(Cpu::with_path(path), &["CPU path", path.name(), "the fastest path in f32 is"]);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use common::{bits, draw_tokens, narrow, parameters, random, refused};
-use pr_lstm::{Cell, Checkpoint, Config, Cpu, Error, Model, Parameters, StreamId, Streams};
+use pr_lstm::{Cell, Checkpoint, Config, Cpu, Error, Model, Parameters, Recurrence, StreamId, Streams};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -112,9 +112,14 @@ impl Folder {
 
 #[test]
 fn what_is_written_is_read() {
-    for config in
-        [small(), Config::new(5, 17, 1).unary_layers(0), Config::new(1, 1, 3).unary_layers(3).cell(Cell::Rnn)]
-    {
+    let sequential = Config::new(5, 4, 2).recurrence(Recurrence::Sequential);
+    for config in [
+        small(),
+        Config::new(5, 17, 1).unary_layers(0),
+        Config::new(1, 1, 3).unary_layers(3).cell(Cell::Rnn),
+        sequential.clone().cell(Cell::Rnn),
+        sequential,
+    ] {
         for with_moments in [false, true] {
             let mut written = checkpoint(config.clone(), with_moments);
             // Numbers at the edge of f32 come back as they were.
@@ -128,6 +133,21 @@ fn what_is_written_is_read() {
             assert_eq!(Model::load(&folder.path, Cpu::new()).unwrap().config(), &config);
         }
     }
+}
+
+#[test]
+fn a_checkpoint_of_before_there_was_a_recurrence_is_a_tree() {
+    let written = checkpoint(small(), true);
+    let folder = Folder::new(&written);
+    let old = folder.parts.clone().with_json("pr_lstm", |json| {
+        json["config"].as_object_mut().unwrap().remove("recurrence").expect("there was one");
+    });
+    let path = folder.folder.path().join("old.safetensors");
+    std::fs::write(&path, old).unwrap();
+    assert_eq!(Checkpoint::read(&path).unwrap(), written);
+    let other =
+        folder.parts.clone().with_json("pr_lstm", |json| json["config"]["recurrence"] = "sequential".into());
+    folder.refuses(&other, &["config.unary_layers", "sequential", "got 1"]);
 }
 
 #[test]
@@ -148,7 +168,9 @@ fn the_file_is_as_documented() {
         let Parts { metadata, tensors } = Folder::new(&written).parts;
         assert_eq!(metadata.keys().collect::<Vec<_>>(), ["pr_lstm"]);
         let json: Value = serde_json::from_str(&metadata["pr_lstm"]).unwrap();
-        let config = json!({ "cell": "lstm", "input": 3, "hidden": 4, "unary_layers": 1, "output": 2 });
+        let config = json!({
+            "cell": "lstm", "recurrence": "tree", "input": 3, "hidden": 4, "unary_layers": 1, "output": 2,
+        });
         let expected = json!({
             "format": 1, "config": config, "dtype": "f32", "task": task, "seed": written.seed, "step": 12_345,
         });
@@ -238,7 +260,7 @@ fn metadata_that_does_not_fit_is_refused() {
             folder.refuses(&with(&|json| json[name] = wrong.clone()), &[&named]);
         }
     }
-    for name in ["cell", "input", "hidden", "unary_layers", "output"] {
+    for name in ["cell", "recurrence", "input", "hidden", "unary_layers", "output"] {
         for wrong in [json!(-1), json!(1e30), json!("gru"), Value::Null] {
             folder.refuses(&with(&|json| json["config"][name] = wrong.clone()), &["no config with", name]);
         }

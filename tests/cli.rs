@@ -62,7 +62,7 @@ fn wrong_usage_is_one_line_with_its_mend() {
         refuses(&["train", "parity_check", option, "0"], &[option, "0 is not in 1.."]);
     }
     refuses(&["train", "parity_check", "--learning-rate", "nan"], &["--learning-rate", "positive"]);
-    refuses(&["train", "parity_check", "--cell", "gru"], &["gru", "lstm or rnn"]);
+    refuses(&["train", "parity_check", "--model", "gru"], &["gru", "pr-lstm, pr-rnn, lstm or rnn"]);
     #[cfg(not(feature = "cuda"))]
     refuses(&["train", "parity_check", "--device", "cuda:0"], &["cuda:0", "no CUDA backend", "use cpu"]);
     for device in ["gpu", "cuda:", "cuda:x", "cuda:-1"] {
@@ -308,6 +308,57 @@ fn recomputation_ends_with_the_same_bytes_in_less_memory_also_after_a_resume() {
     fs::write(&config, before.join("\n")).unwrap();
     let resume = ["train", "--resume", "kept", "--steps", "7", "--samples", "1", "--every", "499"];
     assert_eq!(told_bytes(&stdout(&run(folder.path(), &resume))), kept);
+}
+
+#[test]
+fn every_model_trains_and_is_evaluated() {
+    let folder = temporary();
+    let runs = ["pr-lstm", "pr-rnn", "lstm", "rnn"].map(|model| {
+        let train =
+            ["train", "even_pairs", "--steps", "12", "--out", model, "--model", model, "--every", "100"];
+        let text = stdout(&run(folder.path(), &[&train[..], &SMALL].concat()));
+        let name = model.to_uppercase();
+        let title = if name.starts_with("PR-") {
+            format!(" {name}, H = 8, R = 1,")
+        } else {
+            format!(" {name}, H = 8,")
+        };
+        assert!(text.contains(&title), "{title} is not in: {text}");
+        let config = fs::read_to_string(folder.path().join(model).join("config.toml")).expect("config.toml");
+        assert!(config.contains(&format!("model = \"{model}\"")), "{config}");
+        let picture = fs::read_to_string(folder.path().join(model).join("loss.svg")).expect("loss.svg");
+        assert!(picture.contains(&format!("{name}, H = 8")), "{name} is not in the picture");
+        let evaluate = ["evaluate", model, "--lengths", "5-6", "--samples", "8", "--json"];
+        let json: Value = serde_json::from_str(&stdout(&run(folder.path(), &evaluate))).expect("JSON");
+        assert_eq!(json["accuracy"].as_array().map(Vec::len), Some(2), "{json}");
+        metrics(&folder.path().join(model))
+    });
+    for (n, rows) in runs.iter().enumerate() {
+        assert_eq!(rows.len(), 13);
+        assert!(runs[..n].iter().all(|other| other[1..] != rows[1..]), "two models are one");
+    }
+    let refuses = |arguments: &[&str], words: &[&str]| refuses(folder.path(), arguments, 1, words);
+    let layers = ["train", "even_pairs", "--model", "lstm", "--unary-layers", "2"];
+    refuses(&layers, &["config.unary_layers", "sequential", "got 2"]);
+    // A folder of before there were baselines says which cell the tree has.
+    let path = folder.path().join("pr-rnn/config.toml");
+    let config = fs::read_to_string(&path).expect("config.toml");
+    let with = |line: &str| fs::write(&path, config.replace("model = \"pr-rnn\"", line)).expect("written");
+    with("cell = \"rnn\"");
+    let resume = ["train", "--resume", "pr-rnn", "--steps", "14", "--samples", "1", "--every", "100"];
+    let text = stdout(&run(folder.path(), &resume));
+    assert!(text.contains("PR-RNN") && text.contains("going on after step 12"), "{text}");
+    assert_eq!(fs::read_to_string(&path).expect("config.toml"), config.replace("steps = 12", "steps = 14"));
+    for (line, word) in [
+        ("cell = \"lstm\"", "checkpoint, model"),
+        ("cell = \"gru\"", "cell: expected lstm or rnn, got gru"),
+        ("model = \"gru\"", "pr-lstm, pr-rnn, lstm or rnn"),
+        ("model = \"pr-rnn\"\ncell = \"rnn\"", "one model"),
+        ("", "one model"),
+    ] {
+        with(line);
+        refuses(&resume, &[word]);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::Pass;
 use crate::error::{Error, Result};
+use crate::model::{Config, Recurrence};
 use crate::tree::Schedule;
 
 /// Checks schedules, and keeps its memory from one to the next.
@@ -14,12 +15,19 @@ pub(crate) struct ScheduleCheck {
 }
 
 impl ScheduleCheck {
-    /// Refuses a schedule that would take kernels out of bounds, or let two tasks meet in one row: the planner makes
+    /// Refuses a schedule of another recurrence, and one that would take kernels out of bounds, or let two tasks meet in one row: the planner makes
     /// none such, but counters and arenas are also made by hand.
     ///
     /// # Errors
     /// [`Error::Argument`] that names the slot; or if a pass backward is wanted of a schedule that reuses rows.
-    pub(crate) fn check(&mut self, schedule: &Schedule, pass: Pass) -> Result<()> {
+    pub(crate) fn check(&mut self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<()> {
+        if schedule.recurrence() != config.recurrence {
+            let of = |recurrence: Recurrence| format!("one of a {} model", recurrence.name());
+            let (expected, found) = (of(config.recurrence), of(schedule.recurrence()));
+            return Err(Error::argument("schedule", expected, found));
+        }
+        // A sequential model reads input rows on the right, and zeros in slot 0.
+        let sequential = config.recurrence == Recurrence::Sequential;
         let wrong = |what: &str, slot: u32| {
             let expected =
                 format!("slots below {}, none written twice in a step or written and read", schedule.slots());
@@ -38,9 +46,20 @@ impl ScheduleCheck {
             }
             _ => false,
         };
-        for &leaf in schedule.leaves() {
+        for &leaf in schedule.leaves().iter().take_while(|_| !sequential) {
             if !write(written, leaf, *number) {
                 return wrong("a leaf", leaf);
+            }
+        }
+        if sequential {
+            let inputs = schedule.leaves().len();
+            let input = (0..).zip(schedule.leaves()).find(|(row, leaf)| row != *leaf).map(|(_, leaf)| *leaf);
+            let read = schedule.right().iter().copied().find(|&leaf| leaf as usize >= inputs);
+            if let Some(leaf) = input.or(read) {
+                return Err(Error::argument("schedule", format!("input rows 0 to {inputs}"), leaf));
+            }
+            if let Some(zero) = schedule.out().iter().find(|out| **out == 0) {
+                return wrong("a write", *zero);
             }
         }
         for step in schedule.steps() {
@@ -50,7 +69,8 @@ impl ScheduleCheck {
                     return wrong("a write", out);
                 }
             }
-            for &read in step.left.iter().chain(step.right) {
+            let right = if sequential { &[] } else { step.right };
+            for &read in step.left.iter().chain(right) {
                 if written.get(read as usize).is_none_or(|last| last == number) {
                     return wrong("a read", read);
                 }
@@ -60,8 +80,8 @@ impl ScheduleCheck {
         {
             return wrong("an output", output);
         }
-        let in_order =
-            (0..).zip(schedule.leaves().iter().chain(schedule.out())).all(|(slot, &found)| slot == found);
+        let before = if sequential { &[0] } else { schedule.leaves() };
+        let in_order = (0..).zip(before.iter().chain(schedule.out())).all(|(slot, &found)| slot == found);
         if pass.trains() && !in_order {
             return Err(Error::argument(
                 "schedule",

@@ -20,10 +20,11 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pr_lstm::backend::Backend as _;
 use pr_lstm::tasks::Task;
+use pr_lstm::train::Settings;
 use pr_lstm::verify::Tolerances;
-use pr_lstm::{Cell, Cpu, Dtype, Error, Result};
+use pr_lstm::{Cell, Cpu, Dtype, Error, Recurrence, Result};
 
-/// Train, evaluate and verify Parallel Recursive LSTMs.
+/// Train, evaluate and verify Parallel Recursive LSTMs, and the sequential models they are compared with.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
 struct Cli {
@@ -43,7 +44,7 @@ enum Command {
     Sample(SampleArgs),
     /// Tell what this build and this machine can do.
     Info,
-    /// Run golden cell files through the oracle and a device, and compare every tensor.
+    /// Run golden files through the oracle and a device, and compare every tensor.
     Verify(VerifyArgs),
     /// Time this crate on the CPU: steps, whole passes, training steps, streams, tasks, gates.
     Bench(BenchArgs),
@@ -89,13 +90,13 @@ struct SettingsArgs {
     /// Where the settings start from: `cpu` is small, `paper` is the paper's protocol (H = 256, 10^6 steps).
     #[arg(long, value_enum)]
     preset: Option<Preset>,
-    /// The merging cell: lstm or rnn.
-    #[arg(long, value_parser = cell)]
-    cell: Option<Cell>,
+    /// The model: pr-lstm, pr-rnn, or a sequential baseline, lstm or rnn [default: pr-lstm].
+    #[arg(long, value_parser = family)]
+    model: Option<Family>,
     /// Hidden size H [default: 64].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     hidden: Option<u32>,
-    /// Unary layers R after every merge [default: 1].
+    /// Unary layers R after every merge [default: 1; a baseline has none].
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=16))]
     unary_layers: Option<u32>,
     /// Sequences of a batch [default: 128].
@@ -168,7 +169,7 @@ struct SampleArgs {
 
 #[derive(Args)]
 struct VerifyArgs {
-    /// Golden cell files, or folders of them.
+    /// Golden files of cells or sequential baselines, or folders of them.
     #[arg(required = true, value_name = "FILE OR FOLDER")]
     paths: Vec<PathBuf>,
     /// One JSON object a line: file, tensor, device, error, tolerance, ok.
@@ -270,6 +271,37 @@ macro_rules! on_device {
     }};
 }
 
+/// A kind of model, as a person names it.
+#[derive(Clone, Copy, PartialEq)]
+struct Family {
+    cell: Cell,
+    recurrence: Recurrence,
+}
+
+impl Family {
+    const NAMES: [(&str, Family); 4] = [
+        ("pr-lstm", Family { cell: Cell::Lstm, recurrence: Recurrence::Tree }),
+        ("pr-rnn", Family { cell: Cell::Rnn, recurrence: Recurrence::Tree }),
+        ("lstm", Family { cell: Cell::Lstm, recurrence: Recurrence::Sequential }),
+        ("rnn", Family { cell: Cell::Rnn, recurrence: Recurrence::Sequential }),
+    ];
+
+    fn from_name(name: &str) -> Option<Self> {
+        Family::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, family)| family)
+    }
+
+    fn of(settings: &Settings) -> Self {
+        Family { cell: settings.cell, recurrence: settings.recurrence }
+    }
+
+    fn name(self) -> &'static str {
+        Family::NAMES
+            .into_iter()
+            .find(|(_, family)| *family == self)
+            .map_or("a newer model", |(name, _)| name)
+    }
+}
+
 /// A range of lengths, `A-B` or one length.
 #[derive(Clone)]
 struct Lengths(RangeInclusive<usize>);
@@ -298,8 +330,8 @@ fn task(name: &str) -> Result<Task> {
     Task::from_name(name)
 }
 
-fn cell(name: &str) -> Result<Cell, String> {
-    Cell::from_name(name).ok_or_else(|| "use lstm or rnn".into())
+fn family(name: &str) -> Result<Family, String> {
+    Family::from_name(name).ok_or_else(|| "use pr-lstm, pr-rnn, lstm or rnn".into())
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use pr_lstm::tasks::Task;
 use pr_lstm::train::{Settings, StepMetrics};
-use pr_lstm::{Adam, Cell, Error, Result};
+use pr_lstm::{Adam, Error, Result};
 use serde::{Deserialize, Serialize};
+
+use super::Family;
 
 /// The checkpoint's name.
 pub const MODEL: &str = "model.safetensors";
@@ -20,7 +22,11 @@ const HEADER: &str = "step,length,loss,accuracy,grad_norm,seconds";
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
     task: String,
-    cell: String,
+    /// As `--model` names it; first there was only a `cell`, that of a tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cell: Option<String>,
     hidden: usize,
     unary_layers: usize,
     steps: u64,
@@ -106,7 +112,8 @@ impl RunFolder {
     pub fn write_settings(&self, settings: &Settings) -> Result<()> {
         let config = ConfigFile {
             task: settings.task.name().into(),
-            cell: settings.cell.name().into(),
+            model: Some(Family::of(settings).name().into()),
+            cell: None,
             hidden: settings.hidden,
             unary_layers: settings.unary_layers,
             steps: settings.steps,
@@ -132,10 +139,20 @@ impl RunFolder {
         })?;
         let file = |problem: String| Error::File { path: path.clone(), problem };
         let config: ConfigFile = toml::from_str(&text).map_err(|error| file(error.message().to_owned()))?;
-        let cell = Cell::from_name(&config.cell);
+        let families = "pr-lstm, pr-rnn, lstm or rnn";
+        let family = match (&config.model, &config.cell) {
+            (Some(name), None) => {
+                Family::from_name(name).ok_or_else(|| file(format!("model: expected {families}, got {name}")))
+            }
+            (None, Some(cell)) => Family::from_name(&format!("pr-{cell}"))
+                .ok_or_else(|| file(format!("cell: expected lstm or rnn, got {cell}"))),
+            _ => Err(file(format!("expected one model: {families}"))),
+        };
+        let Family { cell, recurrence } = family?;
         Ok(Settings {
             task: Task::from_name(&config.task).map_err(|error| file(error.to_string()))?,
-            cell: cell.ok_or_else(|| file(format!("cell: expected lstm or rnn, got {}", config.cell)))?,
+            cell,
+            recurrence,
             hidden: config.hidden,
             unary_layers: config.unary_layers,
             steps: config.steps,

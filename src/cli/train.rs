@@ -8,10 +8,10 @@ use pr_lstm::backend::Backend;
 use pr_lstm::bench::threads;
 use pr_lstm::evaluate::{Evaluation, SCORED};
 use pr_lstm::train::{Settings, Trainer};
-use pr_lstm::{Adam, Checkpoint, Error};
+use pr_lstm::{Adam, Checkpoint, Error, Recurrence};
 
 use super::run_folder::{MODEL, Row, RunFolder};
-use super::{Failure, Preset, TrainArgs, evaluate, plot};
+use super::{Failure, Family, Preset, TrainArgs, evaluate, plot};
 
 /// Lines about the loss that a run prints.
 const REPORTS: u64 = 8;
@@ -120,11 +120,14 @@ fn settings(args: &TrainArgs) -> Result<Settings, Failure> {
         Some(Preset::Cpu) | None => Settings { hidden: 64, steps: 4000, ..paper },
     };
     let or = |given: Option<u32>, preset: usize| given.map_or(preset, |given| given as usize);
+    let Family { cell, recurrence } = given.model.unwrap_or(Family::of(&preset));
+    let unary_layers = if recurrence == Recurrence::Sequential { 0 } else { preset.unary_layers };
     Ok(Settings {
         task,
-        cell: given.cell.unwrap_or(preset.cell),
+        cell,
+        recurrence,
         hidden: or(given.hidden, preset.hidden),
-        unary_layers: or(given.unary_layers, preset.unary_layers),
+        unary_layers: or(given.unary_layers, unary_layers),
         steps: args.steps.unwrap_or(preset.steps),
         batch: or(given.batch, preset.batch),
         max_length: or(given.max_length, preset.max_length),
@@ -134,10 +137,13 @@ fn settings(args: &TrainArgs) -> Result<Settings, Failure> {
     })
 }
 
-/// `PR-LSTM, H = 64, R = 1`.
+/// `PR-LSTM, H = 64, R = 1`, or `LSTM, H = 64`.
 fn name(settings: &Settings) -> String {
-    let cell = settings.cell.name().to_uppercase();
-    format!("PR-{cell}, H = {}, R = {}", settings.hidden, settings.unary_layers)
+    let family = Family::of(settings).name().to_uppercase();
+    match settings.recurrence {
+        Recurrence::Sequential => format!("{family}, H = {}", settings.hidden),
+        _ => format!("{family}, H = {}, R = {}", settings.hidden, settings.unary_layers),
+    }
 }
 
 fn describe<B: Backend>(trainer: &Trainer<B>, out: &mut impl Write) -> Result<(), Failure> {

@@ -1,15 +1,16 @@
-//! `verify`: every tensor of golden cell files, through the oracle and a device.
+//! `verify`: every tensor of golden files, through the oracle and a device.
 
 use std::io::Write;
 
 use pr_lstm::backend::Backend;
-use pr_lstm::golden::CellFile;
+use pr_lstm::golden::{CellFile, Kind, SequentialFile, TensorFile};
 use pr_lstm::verify::{self, Tolerances};
 use serde_json::json;
 
 use super::{Failure, VerifyArgs};
 
-/// Prints a line a tensor; fails if one is out of tolerance or a file is not a cell file.
+/// Prints a line a tensor; fails if one is out of tolerance or a file is neither of a cell nor of a
+/// sequential baseline.
 pub fn run<B: Backend>(
     args: &VerifyArgs,
     backend: &B,
@@ -22,10 +23,16 @@ pub fn run<B: Backend>(
     }
     let (mut checked, mut failed) = (0, Vec::new());
     for path in &files {
-        let file = CellFile::read(path)?;
+        let file = TensorFile::read(path)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        let mut checks = verify::reference(&file)?;
-        checks.extend(verify::device(&file, backend, tolerances)?);
+        let checks = if file.kind() == Some(Kind::Sequential) {
+            verify::sequential(&SequentialFile::from_file(&file)?, backend, tolerances)?
+        } else {
+            let file = CellFile::from_file(&file)?;
+            let mut checks = verify::reference(&file)?;
+            checks.extend(verify::device(&file, backend, tolerances)?);
+            checks
+        };
         for check in checks {
             let verdict = if check.ok() { "ok" } else { "TOO LARGE" };
             if args.json {

@@ -20,7 +20,7 @@ const KEY: &str = "pr_lstm";
 ///
 /// On disk: safetensors, one F32 tensor a parameter (`leaf.w`, `merge.b`, `unary.0.w` …), the optimiser's moments
 /// as `adam.m.*` and `adam.v.*`, and one metadata key `pr_lstm` with JSON
-/// `{format: 1, config: {cell, input, hidden, unary_layers, output}, dtype, task, seed, step}`.
+/// `{format: 1, config: {cell, recurrence, input, hidden, unary_layers, output}, dtype, task, seed, step}`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     /// The model's shape.
@@ -73,7 +73,8 @@ impl Checkpoint {
             return Err(Error::Format { origin: path.display().to_string(), found, supported: FORMAT });
         }
         let config = Config::from_json(&json["config"]).ok_or_else(|| {
-            let wanted = "config with cell (`lstm` or `rnn`), input, hidden, unary_layers and output";
+            let wanted = "config with cell (`lstm` or `rnn`), recurrence (`tree`, if it is there, or `sequential`), \
+                          input, hidden, unary_layers and output";
             file(format!("metadata `{KEY}`: no {wanted}"))
         })?;
         if json["dtype"] != "f32" {

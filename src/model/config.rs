@@ -37,16 +37,46 @@ impl Cell {
     }
 }
 
+/// How the state of a prefix comes about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Recurrence {
+    /// A tree of merges of neighbouring states: the PR-LSTM and the PR-RNN.
+    #[default]
+    Tree,
+    /// From the prefix before it and the input row: the paper's baselines, haiku's `LSTM` and `VanillaRNN`, from
+    /// states of zero. `h_t = σ(o)⊙tanh(c_t)`, `c_t = σ(f + 1)⊙c_{t-1} + σ(i)⊙tanh(g)` of
+    /// `[i, g, f, o] = [x_t ; h_{t-1}]·W + b`; or `h_t = relu(x_t·W + b + h_{t-1}·W_1 + b_1)`.
+    Sequential,
+}
+
+impl Recurrence {
+    /// The name in checkpoints: `tree` or `sequential`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recurrence::Tree => "tree",
+            Recurrence::Sequential => "sequential",
+        }
+    }
+
+    /// The recurrence of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Recurrence::Tree, Recurrence::Sequential].into_iter().find(|recurrence| recurrence.name() == name)
+    }
+}
+
 /// The shape of a model. Paper: `H = 256`, one unary layer (`num_layers = 2` in its code).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     /// The cell.
     pub cell: Cell,
+    /// How the state of a prefix comes about.
+    pub recurrence: Recurrence,
     /// `D`: size of the vocabulary for tokens, width of a row for dense input.
     pub input: usize,
     /// `H`: width of a state.
     pub hidden: usize,
-    /// `R`: unary layers applied after every merge, 0 to 16.
+    /// `R`: unary layers applied after every merge, 0 to 16; a sequential model has none.
     pub unary_layers: usize,
     /// `O`: width of the read-out.
     pub output: usize,
@@ -55,7 +85,7 @@ pub struct Config {
 impl Config {
     /// A PR-LSTM with one unary layer: input size `D`, hidden size `H`, output size `O`.
     pub fn new(input: usize, hidden: usize, output: usize) -> Self {
-        Config { cell: Cell::Lstm, input, hidden, unary_layers: 1, output }
+        Config { cell: Cell::Lstm, recurrence: Recurrence::Tree, input, hidden, unary_layers: 1, output }
     }
 
     /// The same with another cell.
@@ -63,24 +93,38 @@ impl Config {
         Config { cell, ..self }
     }
 
+    /// The same with another recurrence; a sequential one has no unary layers.
+    pub fn recurrence(self, recurrence: Recurrence) -> Self {
+        match recurrence {
+            Recurrence::Tree => Config { recurrence, ..self },
+            Recurrence::Sequential => Config { recurrence, unary_layers: 0, ..self },
+        }
+    }
+
     /// The same with `R` unary layers.
     pub fn unary_layers(self, unary_layers: usize) -> Self {
         Config { unary_layers, ..self }
     }
 
-    /// As checkpoints have it: `{cell, input, hidden, unary_layers, output}`.
+    /// As checkpoints have it: `{cell, recurrence, input, hidden, unary_layers, output}`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
-        let Config { cell, input, hidden, unary_layers, output } = self;
+        let Config { cell, recurrence, input, hidden, unary_layers, output } = self;
         serde_json::json!({
-            "cell": cell.name(), "input": input, "hidden": hidden, "unary_layers": unary_layers, "output": output,
+            "cell": cell.name(), "recurrence": recurrence.name(), "input": input, "hidden": hidden,
+            "unary_layers": unary_layers, "output": output,
         })
     }
 
-    /// What [`to_json`](Self::to_json) wrote; None if a field is missing or of another kind.
+    /// What [`to_json`](Self::to_json) wrote; None if a field is missing or of another kind. Without a recurrence, as
+    /// the first checkpoints are, it is the tree.
     pub(crate) fn from_json(json: &serde_json::Value) -> Option<Self> {
         let size = |name: &str| json[name].as_u64().and_then(|size| usize::try_from(size).ok());
         Some(Config {
             cell: Cell::from_name(json["cell"].as_str()?)?,
+            recurrence: match json.get("recurrence") {
+                None => Recurrence::Tree,
+                Some(name) => Recurrence::from_name(name.as_str()?)?,
+            },
             input: size("input")?,
             hidden: size("hidden")?,
             unary_layers: size("unary_layers")?,
@@ -91,7 +135,8 @@ impl Config {
     /// Checks every size and lays the parameters out.
     ///
     /// # Errors
-    /// [`Error::Argument`] if a size is 0, too large, or their product overflows.
+    /// [`Error::Argument`] if a size is 0, too large, or their product overflows, or a sequential model has unary
+    /// layers.
     pub fn layout(&self) -> Result<Layout> {
         Layout::new(self)
     }
@@ -113,7 +158,7 @@ pub struct ParameterRange {
 pub struct LinearRange {
     /// `W`, `[fan_in, columns]`, row-major.
     pub w: Range<usize>,
-    /// `b`, `[columns]`.
+    /// `b`, `[columns]`; empty where there is none.
     pub b: Range<usize>,
     /// Rows of `W`.
     pub fan_in: usize,
@@ -121,12 +166,30 @@ pub struct LinearRange {
     pub columns: usize,
 }
 
+impl LinearRange {
+    /// The first `rows` rows of `W`, with the bias, and the others, without.
+    fn split(self, rows: usize) -> [Self; 2] {
+        let at = self.w.start + rows * self.columns;
+        let part = |w, b, fan_in| LinearRange { w, b, fan_in, columns: self.columns };
+        let none = self.b.end..self.b.end;
+        [part(self.w.start..at, self.b, rows), part(at..self.w.end, none, self.fan_in - rows)]
+    }
+}
+
 /// Where each parameter lies in the flat f32 buffer; gradients and moments are laid out alike.
+///
+/// | model | tensors |
+/// |---|---|
+/// | tree | `leaf`, `merge`, `unary.0` …, `readout`: a weight `.w` and a bias `.b` each |
+/// | sequential LSTM | `recurrent`, `[D+H, 4H]`, the rows of `x_t` first, gates i g f o; `readout` |
+/// | sequential RNN | `input`, `[D, H]`; `recurrent`, `[H, H]`; `readout` |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Token or input row → state: `[D, 3H]` (RNN: `[D, H]`).
+    /// Token or input row → state: `[D, 3H]` (RNN: `[D, H]`). Of a sequential model: what `x_t` multiplies, `[D, 4H]`
+    /// (RNN: `[D, H]`).
     pub leaf: LinearRange,
-    /// Two neighbours → one: `[2H, 5H]` (RNN: `[2H, H]`).
+    /// Two neighbours → one: `[2H, 5H]` (RNN: `[2H, H]`). Of a sequential model: what `h_{t-1}` multiplies, `[H, 4H]`
+    /// (RNN: `[H, H]`); the LSTM's has no bias beside that of `leaf`.
     pub merge: LinearRange,
     /// The unary layers in order: `[H, 4H]` each (RNN: `[H, H]`).
     pub unary: Vec<LinearRange>,
@@ -151,7 +214,11 @@ impl Layout {
         if config.unary_layers > 16 {
             return Err(Error::argument("config.unary_layers", "0 to 16", config.unary_layers));
         }
-        let (h, cell) = (config.hidden, config.cell);
+        if config.recurrence == Recurrence::Sequential && config.unary_layers > 0 {
+            let expected = "0, as a sequential model has it";
+            return Err(Error::argument("config.unary_layers", expected, config.unary_layers));
+        }
+        let (d, h, cell) = (config.input, config.hidden, config.cell);
         let mut names = Vec::new();
         let mut end = 0;
         let mut linear = |name: &str, fan_in: usize, columns: usize| {
@@ -165,8 +232,13 @@ impl Layout {
             let b = take("b", vec![columns]);
             LinearRange { w, b, fan_in, columns }
         };
-        let leaf = linear("leaf", config.input, cell.gates(0) * h);
-        let merge = linear("merge", 2 * h, cell.gates(2) * h);
+        let [leaf, merge] = match (config.recurrence, cell) {
+            (Recurrence::Tree, _) => {
+                [linear("leaf", d, cell.gates(0) * h), linear("merge", 2 * h, cell.gates(2) * h)]
+            }
+            (Recurrence::Sequential, Cell::Lstm) => linear("recurrent", d + h, cell.gates(1) * h).split(d),
+            (Recurrence::Sequential, Cell::Rnn) => [linear("input", d, h), linear("recurrent", h, h)],
+        };
         let unary =
             (0..config.unary_layers).map(|r| linear(&format!("unary.{r}"), h, cell.gates(1) * h)).collect();
         let readout = linear("readout", h, config.output);

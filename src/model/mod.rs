@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use checkpoint::{Checkpoint, write_atomically};
-pub use config::{Cell, Config, Layout, LinearRange, ParameterRange};
+pub use config::{Cell, Config, Layout, LinearRange, ParameterRange, Recurrence};
 pub(crate) use parameters::too_large;
 pub use parameters::{Parameters, initial};
 

@@ -1,7 +1,7 @@
 //! The weights of a model in f64, by layer.
 
 use crate::error::{Error, Result};
-use crate::model::{Config, LinearRange};
+use crate::model::{Config, LinearRange, Recurrence};
 
 use super::Linear;
 
@@ -22,9 +22,13 @@ impl Parameters {
     /// Zeros.
     ///
     /// # Errors
-    /// As [`Config::layout`].
+    /// As [`Config::layout`]; [`Error::Argument`] for a sequential model.
     pub fn zeros(config: &Config) -> Result<Self> {
         let layout = config.layout()?;
+        if config.recurrence != Recurrence::Tree {
+            let found = "a sequential one: its oracle is `SequentialLstm` or `SequentialRnn`";
+            return Err(Error::argument("config", "that of a tree", found));
+        }
         let zeros = |range: &LinearRange| Linear::zeros(range.fan_in, range.columns);
         Ok(Parameters {
             leaf: zeros(&layout.leaf),

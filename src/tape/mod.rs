@@ -169,7 +169,7 @@ impl<B: Backend> Tape<B> {
             max_batch,
             max_time,
             pass,
-            planner: Planner::new(),
+            planner: Planner::of(parameters.config().recurrence),
             schedule: Schedule::default(),
             nodes: Vec::new(),
             walked: Vec::new(),

@@ -1,17 +1,19 @@
 //! From lengths and wanted outputs to a schedule: nodes are numbered ([`sequence`](super::sequence)), marked from the
 //! outputs down, sorted by step, given slots. Lists hold node numbers until, last, they become slots.
 
+use super::chain::Chain;
 use super::counter::{LEVELS, check_position};
 use super::sequence::Sequence;
 use super::{Counter, Outputs, Schedule, Slots};
 use crate::error::{Error, Result};
+use crate::model::Recurrence;
 
 /// Whether a slot is used again once no merge reads it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
     /// Yes: inference.
     Reuse,
-    /// No: training. Leaf `i` lies in slot `i`, merge `m` in slot `leaves + m`.
+    /// No: training. Leaf `i` lies in slot `i`, merge `m` in slot `leaves + m`; of a sequential model in `1 + m`.
     Keep,
 }
 
@@ -35,14 +37,22 @@ pub struct Planner {
     last_read: Vec<u32>,
     /// For each node, its slot.
     slots: Vec<u32>,
-    free: Vec<u32>,
+    pub(super) free: Vec<u32>,
     sequences: Vec<Sequence>,
+    recurrence: Recurrence,
+    /// The sequences of a sequential model.
+    pub(super) chains: Vec<Chain>,
 }
 
 impl Planner {
-    /// A planner without memory yet.
+    /// A planner of trees, without memory yet.
     pub fn new() -> Self {
         Planner::default()
+    }
+
+    /// A planner for models of that recurrence, without memory yet.
+    pub fn of(recurrence: Recurrence) -> Self {
+        Planner { recurrence, ..Planner::default() }
     }
 
     /// A batch of `batch` sequences of `time` steps each.
@@ -100,6 +110,11 @@ impl Planner {
         for (sequence, &length) in lengths.iter().enumerate() {
             outputs.check(sequence, length)?;
         }
+        schedule.recurrence = self.recurrence;
+        if self.recurrence == Recurrence::Sequential {
+            self.chains(schedule, width, lengths, outputs, rows);
+            return Ok(());
+        }
         let most = self.number(lengths.iter().map(|&length| (0, length as u64)), 0);
         schedule.outputs.clear();
         for (sequence, &length) in self.sequences.iter().zip(lengths) {
@@ -144,13 +159,20 @@ impl Planner {
     ///
     /// # Errors
     /// [`Error::Argument`] if there is no stream or one gets no token or would have 2^48 tokens, or the arena has not
-    /// [`Counter::append_slots`] free slots for each stream. Nothing was changed then.
+    /// [`Counter::append_slots`] free slots for each stream; [`Error::Unavailable`] for a planner of sequential models.
+    /// Nothing was changed then.
     pub fn append(
         &mut self,
         schedule: &mut Schedule,
         arena: &mut Slots,
         streams: &mut [(&mut Counter, usize)],
     ) -> Result<()> {
+        if self.recurrence != Recurrence::Tree {
+            return Err(Error::Unavailable {
+                what: "a stream of a sequential model".into(),
+                why: "streams are of trees; run whole sequences in a session".into(),
+            });
+        }
         if streams.is_empty() {
             return Err(Error::argument("streams", "at least one", "none"));
         }
@@ -195,6 +217,7 @@ impl Planner {
                 }
             }
         }
+        schedule.recurrence = self.recurrence;
         schedule.width = 1;
         schedule.slots = arena.capacity();
         self.assign(schedule, &mut arena.free, |free| {
@@ -340,18 +363,23 @@ fn check_rows(argument: &str, width: usize, mut lengths: impl Iterator<Item = us
 mod tests {
     use super::*;
 
-    fn capacities(planner: &Planner, schedule: &Schedule) -> [usize; 10] {
-        let Planner { last_read, slots, free, sequences } = planner;
+    fn capacities(planner: &Planner, schedule: &Schedule) -> Vec<usize> {
+        let Planner { last_read, slots, free, sequences, chains, recurrence: _ } = planner;
         let Schedule { leaves, left, right, out, step_ends, outputs, .. } = schedule;
         let lists = [last_read, slots, free, leaves, left, right, out, step_ends, outputs].map(Vec::capacity);
-        std::array::from_fn(|i| lists.get(i).copied().unwrap_or(sequences.capacity()))
+        [&lists[..], &[sequences.capacity(), chains.capacity()]].concat()
     }
 
     #[test]
     fn smaller_passes_allocate_nothing_after_the_largest() {
         for outputs in [Outputs::All, Outputs::Last, Outputs::LastN(2), Outputs::At(vec![0, 2])] {
-            for rows in [Rows::Reuse, Rows::Keep] {
-                let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
+            for (rows, recurrence) in [
+                (Rows::Reuse, Recurrence::Tree),
+                (Rows::Keep, Recurrence::Tree),
+                (Rows::Reuse, Recurrence::Sequential),
+                (Rows::Keep, Recurrence::Sequential),
+            ] {
+                let (mut planner, mut schedule) = (Planner::of(recurrence), Schedule::default());
                 planner.ragged(&mut schedule, &[300; 5], &outputs, rows).expect("a pass");
                 let most = capacities(&planner, &schedule);
                 for time in 3..=300 {
@@ -376,7 +404,7 @@ mod tests {
             let mut streams = counters.each_mut().map(|counter| (counter, tokens));
             planner.append(&mut schedule, &mut arena, &mut streams).expect("free slots");
             let now = capacities(&planner, &schedule);
-            assert_eq!(*most.get_or_insert(now), now);
+            assert_eq!(*most.get_or_insert(now.clone()), now);
         }
         assert_eq!(arena.free.capacity(), room);
     }

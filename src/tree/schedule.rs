@@ -1,8 +1,14 @@
 //! A schedule: which slots are merged into which, step by step, and who reads a slot.
 
+use crate::model::Recurrence;
+
 /// Steps of merges over slots. A slot is `width` consecutive rows of `h` and of `c`: row = slot · width + lane.
+///
+/// That of a sequential model has a merge a time step: on the left the slot of the prefix before, slot 0 for the zeros
+/// that a sequence starts from, on the right the leaf, which is an input row and no slot.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
+    pub(super) recurrence: Recurrence,
     pub(super) width: usize,
     pub(super) slots: usize,
     pub(super) leaves: Vec<u32>,
@@ -20,7 +26,7 @@ pub struct Step<'a> {
     pub first: usize,
     /// Slots of the earlier neighbours.
     pub left: &'a [u32],
-    /// Slots of the later neighbours.
+    /// Slots of the later neighbours; of a sequential model leaves.
     pub right: &'a [u32],
     /// Slots that are written.
     pub out: &'a [u32],
@@ -32,6 +38,11 @@ impl Schedule {
     pub(crate) fn one_step(width: usize) -> Self {
         let (left, right, out) = (vec![0], vec![1], vec![2]);
         Schedule { width, slots: 3, left, right, out, step_ends: vec![1], ..Schedule::default() }
+    }
+
+    /// Of which models this is a schedule.
+    pub fn recurrence(&self) -> Recurrence {
+        self.recurrence
     }
 
     /// Rows of a slot: `B` for a padded batch, 1 for ragged batches and streams.
@@ -46,7 +57,7 @@ impl Schedule {
 
     /// The slot of each leaf, those included that no wanted output needs: leaves are the rows of the input. That of
     /// leaf `i`, lane `b` is `b · leaves + i`: `[B, T]`, batch first, or sequences one after another. Leaves run
-    /// before the first step, all at once.
+    /// before the first step, all at once. Those of a sequential model are numbers of input rows, from 0, not slots.
     pub fn leaves(&self) -> &[u32] {
         &self.leaves
     }
@@ -66,7 +77,7 @@ impl Schedule {
         &self.left
     }
 
-    /// The later neighbour of each merge.
+    /// The later neighbour of each merge; of a sequential model its leaf.
     pub fn right(&self) -> &[u32] {
         &self.right
     }
@@ -112,8 +123,8 @@ impl Clone for Schedule {
 
     /// Copies into the memory that the lists have; makes room for as much as the other's have room for.
     fn clone_from(&mut self, other: &Self) {
-        let Schedule { width, slots, leaves, left, right, out, step_ends, outputs } = self;
-        (*width, *slots) = (other.width, other.slots);
+        let Schedule { recurrence, width, slots, leaves, left, right, out, step_ends, outputs } = self;
+        (*recurrence, *width, *slots) = (other.recurrence, other.width, other.slots);
         let copy = |to: &mut Vec<u32>, from: &Vec<u32>| {
             to.clear();
             to.reserve(from.capacity());
@@ -128,7 +139,7 @@ impl Clone for Schedule {
     }
 }
 
-/// Who reads each slot of a schedule whose slots are written once ([`Rows::Keep`](super::Rows::Keep)).
+/// Who reads each slot of a tree's schedule whose slots are written once ([`Rows::Keep`](super::Rows::Keep)).
 #[derive(Debug, Default)]
 pub struct Readers {
     starts: Vec<u32>,

@@ -107,7 +107,7 @@ impl<'a> Backward<'a> {
             let inputs =
                 SideBySide { x: self.training.inputs, first: self.inputs_before(stage) * rows, rows };
             let dz = self.dz(chunk.first, stage, &chunk);
-            self.weight_gradient(linear, inputs, dz, chunk.rows, self.stage_gradient(stage));
+            weight_gradient(self.path, linear, inputs, dz, chunk.rows, self.stage_gradient(stage));
         }
     }
 
@@ -346,7 +346,7 @@ impl<'a> Backward<'a> {
             CpuInput::Tokens(tokens) => parallel::for_each(linear.blocks, |block| {
                 self.path.run(TokenGradient { tokens, index: at_input, linear, dz, rows, to, block })
             }),
-            CpuInput::Dense(x) => self.weight_gradient(linear, dense(x), dz, rows, to),
+            CpuInput::Dense(x) => weight_gradient(self.path, linear, dense(x), dz, rows, to),
         }
     }
 
@@ -362,25 +362,25 @@ impl<'a> Backward<'a> {
         };
         PackedGradient { matrix, first: before * linear.blocks * (linear.fan_in + 1), fan_in: linear.fan_in }
     }
+}
 
-    /// Adds a chunk's part of the gradient of a linear layer.
-    fn weight_gradient(
-        &self,
-        linear: &PackedLinear,
-        inputs: impl Inputs,
-        dz: Blocked<'_>,
-        rows: usize,
-        to: PackedGradient<'_>,
-    ) {
-        let input_blocks = linear.input_blocks();
-        let pieces = input_blocks.div_ceil(INPUT_BLOCKS);
-        parallel::for_each(linear.blocks * pieces, |task| {
-            let (block, first) = (task / pieces, task % pieces * INPUT_BLOCKS);
-            let input_blocks = first..input_blocks.min(first + INPUT_BLOCKS);
-            // Both blocks are the task's own; inputs and `dz` are only read now.
-            self.path.run(WeightGradient { linear, inputs, dz, rows, to, block, input_blocks });
-        });
-    }
+/// Adds `inputᵀ · dz` of rows, and the sum of `dz`, to the gradient of a linear layer.
+pub(super) fn weight_gradient(
+    path: CpuPath,
+    linear: &PackedLinear,
+    inputs: impl Inputs,
+    dz: Blocked<'_>,
+    rows: usize,
+    to: PackedGradient<'_>,
+) {
+    let input_blocks = linear.input_blocks();
+    let pieces = input_blocks.div_ceil(INPUT_BLOCKS);
+    parallel::for_each(linear.blocks * pieces, |task| {
+        let (block, first) = (task / pieces, task % pieces * INPUT_BLOCKS);
+        let input_blocks = first..input_blocks.min(first + INPUT_BLOCKS);
+        // Both blocks are the task's own; inputs and `dz` are only read now.
+        path.run(WeightGradient { linear, inputs, dz, rows, to, block, input_blocks });
+    });
 }
 
 /// Rows of merges that are brought to the gradient of their weights together.
@@ -391,13 +391,13 @@ struct Chunk {
 }
 
 /// `z` or `dz` as the operand of a product.
-fn operand<'a>(kept: Kept<'a>, linear: &PackedLinear) -> Blocked<'a> {
+pub(super) fn operand<'a>(kept: Kept<'a>, linear: &PackedLinear) -> Blocked<'a> {
     let Kept { z, rows, first } = kept;
     Blocked { z, rows, blocks: linear.blocks, len: linear.panel_width(), first }
 }
 
 /// Sets a matrix that nothing else uses to 0.
-fn zero(matrix: Matrix<'_>) {
+pub(super) fn zero(matrix: Matrix<'_>) {
     let len = matrix.rows() * matrix.stride();
     parallel::for_each(len.div_ceil(ZEROED), |task| {
         let first = task * ZEROED;

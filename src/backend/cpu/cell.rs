@@ -171,7 +171,7 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         }
     }
 
-    /// `z = acc + bias` of one row, kept if a pass backward follows.
+    /// `z = acc + shift` of one row, kept if a pass backward follows.
     #[inline(always)]
     unsafe fn z<L: Lanes, const G: usize>(
         &self,
@@ -180,10 +180,11 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         half: usize,
         row: usize,
     ) -> [L; G] {
-        let bias = self.linear.bias(block).as_ptr();
-        // SAFETY: the bias has `G · BLOCK` floats, and so has a row of `z`.
+        // SAFETY: a row of a panel has `G · BLOCK` floats, and so has a row of `z`.
         unsafe {
-            let z: [L; G] = std::array::from_fn(|g| acc[g].add(L::load(bias.add(g * BLOCK + half))));
+            let z: [L; G] = std::array::from_fn(|g| {
+                acc[g].add(self.input.shift(self.linear, block, g * BLOCK + half, row))
+            });
             if let Some(kept) = self.kept {
                 let to = kept.row(block, row);
                 for (g, z) in z.into_iter().enumerate() {

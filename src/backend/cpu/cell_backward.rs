@@ -35,7 +35,7 @@ impl CellBackward<'_> {
     /// # Safety
     /// Row and block lie in the matrices and belong to the calling task.
     #[inline(always)]
-    unsafe fn apply<L: Lanes>(&self, dh: L, dc: L, block: usize, half: usize, row: usize) {
+    pub(super) unsafe fn apply<L: Lanes>(&self, dh: L, dc: L, block: usize, half: usize, row: usize) {
         let unit = block * BLOCK + half;
         // SAFETY: passed on; a row of `z` has `gates · BLOCK` floats, rows of states whole blocks.
         unsafe {
@@ -102,16 +102,22 @@ impl StateGradient<'_> {
         }
         if let Some(output) = self.output_of[slot].checked_sub(1) {
             let from = &self.d_hidden[(lane * self.outputs + output as usize) * self.hidden..][..self.hidden];
-            let mut vector = [0.0; BLOCK];
-            let end = self.hidden.min(unit + L::WIDTH);
-            if unit < end {
-                vector[..end - unit].copy_from_slice(&from[unit..end]);
-            }
-            // SAFETY: `vector` has at least `WIDTH` floats.
-            dh = dh.add(unsafe { L::load(vector.as_ptr()) });
+            dh = dh.add(load_part(from, unit));
         }
         (dh, dc)
     }
+}
+
+/// A vector of a row from an element on; zeros after the row's end.
+#[inline(always)]
+pub(super) fn load_part<L: Lanes>(row: &[f32], first: usize) -> L {
+    let mut vector = [0.0; BLOCK];
+    let end = row.len().min(first + L::WIDTH);
+    if first < end {
+        vector[..end - first].copy_from_slice(&row[first..end]);
+    }
+    // SAFETY: `vector` has at least `WIDTH` floats.
+    unsafe { L::load(vector.as_ptr()) }
 }
 
 /// The gates of a cell backward, for states whose gradient is summed from their readers.

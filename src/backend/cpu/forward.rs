@@ -11,7 +11,7 @@ use super::stored::Stored;
 use super::{Counters, CpuPath, blocks, parallel};
 use crate::backend::Pass;
 use crate::backend::cpu::CpuInput;
-use crate::tree::Step;
+use crate::tree::{Schedule, Step};
 
 /// Rows of a tile of work: their inputs and outputs of a stage stay in a core's cache.
 pub(super) const TILE: usize = 60;
@@ -89,7 +89,7 @@ impl<'a, H: Stored> Forward<'a, H> {
                 }
             }
         }
-        self.collect(hidden);
+        collect(&self.plan.schedule, self.states.h, self.plan.config.hidden, hidden);
     }
 
     /// Where `z` is kept, if it is.
@@ -183,17 +183,16 @@ impl<'a, H: Stored> Forward<'a, H> {
         let blocks = 0..job.linear.blocks;
         self.path.run(CellKernel { job: &job, cell: self.plan.config.cell, rows, blocks });
     }
+}
 
-    /// Copies the wanted `h` out of the slots.
-    fn collect(&self, hidden: &mut [f32]) {
-        let schedule = &self.plan.schedule;
-        let (width, outputs, h) = (schedule.width(), schedule.outputs(), self.plan.config.hidden);
-        for (row, to) in hidden.chunks_exact_mut(h).enumerate() {
-            let (lane, output) = (row / outputs.len(), row % outputs.len());
-            let from = self.states.h.row(outputs[output] as usize * width + lane);
-            // SAFETY: the pass is over and nothing writes the slots; a row has at least `h` elements.
-            let from = unsafe { std::slice::from_raw_parts(from, h) };
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
-        }
+/// Copies the wanted `h` out of the slots, once the pass is over.
+pub(super) fn collect<H: Stored>(schedule: &Schedule, h: Matrix<'_, H>, units: usize, hidden: &mut [f32]) {
+    let (width, outputs) = (schedule.width(), schedule.outputs());
+    for (row, to) in hidden.chunks_exact_mut(units).enumerate() {
+        let (lane, output) = (row / outputs.len(), row % outputs.len());
+        let from = h.row(outputs[output] as usize * width + lane);
+        // SAFETY: nothing writes the slots any more; a row has at least `units` elements.
+        let from = unsafe { std::slice::from_raw_parts(from, units) };
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
     }
 }

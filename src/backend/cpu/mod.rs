@@ -1,7 +1,8 @@
 //! The CPU backend: f32, weights packed once, one arithmetic for every instruction set and number of threads.
 //!
 //! The road of the data: `pack` (weights) → `plan` (a schedule and its memory) → `forward` → `backward`; a step
-//! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`).
+//! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`). The passes of a
+//! sequential model are of the same stuff: `sequential`, `sequential_backward`.
 
 mod adam;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -23,6 +24,8 @@ mod path;
 mod plan;
 mod product;
 mod recompute;
+mod sequential;
+mod sequential_backward;
 mod stored;
 mod weight_gradient;
 
@@ -34,6 +37,8 @@ use check::{check_labels, check_pass, check_slots, floats};
 use forward::Forward;
 use half::bf16;
 use plan::States;
+use sequential::{ChainMemory, Chains};
+use sequential_backward::ChainsBackward;
 use stored::Stored;
 
 pub use memory::CpuBuffer;
@@ -44,7 +49,7 @@ pub use plan::CpuPlan;
 use super::check::check_len;
 use super::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass, sealed};
 use crate::error::{Error, Result};
-use crate::model::Config;
+use crate::model::{Config, Recurrence};
 use crate::optim::Adam;
 use crate::tree::Schedule;
 
@@ -104,7 +109,7 @@ impl Default for Cpu {
 /// Work done by a [`Cpu`], counted where it is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
-    /// Merges of two states, a sequence of a batch each.
+    /// Merges of two states, or steps of a sequential model, a sequence of a batch each.
     pub merges: u64,
     /// The same by index of the worker in its pool; workers from 64 on count with the last.
     pub by_worker: Vec<u64>,
@@ -154,16 +159,18 @@ fn check_dtype(dtype: Dtype) -> Result<()> {
 }
 
 impl Cpu {
-    /// Refuses to train where only inference is made.
-    fn check_training(&self, pass: Pass) -> Result<()> {
-        match self.dtype {
-            Dtype::F32 => Ok(()),
-            _ if !pass.trains() => Ok(()),
-            dtype => Err(Error::Unavailable {
-                what: format!("training in {dtype} on cpu"),
-                why: "it runs models there and trains none; train in f32, or on a CUDA device".into(),
-            }),
-        }
+    /// Refuses what there is only in f32.
+    fn check_model(&self, config: &Config, pass: Pass) -> Result<()> {
+        let dtype = self.dtype;
+        let (what, why) = match dtype {
+            Dtype::F32 => return Ok(()),
+            _ if pass.trains() => ("training", "it runs models there and trains none; train in f32"),
+            _ if config.recurrence == Recurrence::Sequential => {
+                ("a sequential model", "these are there in f32; use that")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Unavailable { what: format!("{what} in {dtype} on cpu"), why: why.into() })
     }
 
     fn scan_as<H: Stored>(
@@ -374,7 +381,7 @@ impl Backend for Cpu {
     }
 
     fn weights(&self, config: &Config, pass: Pass) -> Result<CpuWeights> {
-        self.check_training(pass)?;
+        self.check_model(config, pass)?;
         CpuWeights::new(config, config.layout()?, self.dtype, pass)
     }
 
@@ -389,7 +396,7 @@ impl Backend for Cpu {
     }
 
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<CpuPlan> {
-        self.check_training(pass)?;
+        self.check_model(config, pass)?;
         CpuPlan::new(config, pass, self.dtype, self.path, schedule)
     }
 
@@ -420,6 +427,11 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let input = CpuInput::from(input);
         check_pass(weights, plan, input, hidden.len())?;
+        if plan.config.recurrence == Recurrence::Sequential {
+            let memory = plan.chain_memory(floats("workspace", workspace, plan.floats())?);
+            Chains { path: plan.path, weights, plan, memory, counters: &self.counters }.run(input, hidden);
+            return Ok(());
+        }
         match plan.dtype {
             Dtype::Bf16 => self.scan_as::<bf16>(weights, plan, input, workspace, hidden),
             _ => self.scan_as::<f32>(weights, plan, input, workspace, hidden),
@@ -442,15 +454,22 @@ impl Backend for Cpu {
         if let Some(d_input) = &d_input {
             check_len("d_input", d_input.len(), plan.leaf_rows() * plan.config.input)?;
         }
-        let memory = plan.memory(floats("workspace", workspace, plan.floats())?);
-        let (Some(states), Some(training), true) = (memory.states, memory.training, weights.pass.trains())
-        else {
-            return Err(Error::argument(
-                "plan and weights",
-                "those of a training pass",
-                "those of inference",
-            ));
-        };
+        let workspace = floats("workspace", workspace, plan.floats())?;
+        let refused =
+            || Error::argument("plan and weights", "those of a training pass", "those of inference");
+        if !weights.pass.trains() {
+            return Err(refused());
+        }
+        if plan.config.recurrence == Recurrence::Sequential {
+            let ChainMemory { states, z, backward, .. } = plan.chain_memory(workspace);
+            let gradients = backward.ok_or_else(refused)?;
+            let pass = ChainsBackward { path: self.path, weights, plan, states, z, gradients, d_hidden };
+            pass.run(input, gradient, d_input);
+            return Ok(());
+        }
+        let memory = plan.memory(workspace);
+        let states = memory.states.ok_or_else(refused)?;
+        let training = memory.training.ok_or_else(refused)?;
         Backward::new(self.path, weights, plan, states, training, d_hidden).run(input, gradient, d_input);
         Ok(())
     }

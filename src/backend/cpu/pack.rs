@@ -11,7 +11,7 @@ use super::weight_gradient::PackedGradient;
 use super::{BLOCK, blocks, parallel};
 use crate::backend::{Dtype, Pass};
 use crate::error::Result;
-use crate::model::{Config, Layout, LinearRange};
+use crate::model::{Cell, Config, Layout, LinearRange, Recurrence};
 
 /// Rows of `W` whose gradient one task unpacks.
 const UNPACKED: usize = 32;
@@ -75,6 +75,8 @@ pub(super) struct PackedLinear {
     pub fan_in: usize,
     /// Inputs come in this many segments (2 for a merge), each padded to whole blocks when transposed.
     segments: usize,
+    /// Where each gate of a unit lies among the gates of `W`.
+    gates_in_w: [usize; 5],
     /// `[blocks, panel rows, gates · BLOCK]`.
     panels: CpuBuffer<f32>,
     /// `[blocks, gates · BLOCK]`.
@@ -92,6 +94,7 @@ impl PackedLinear {
             blocks,
             fan_in: range.fan_in,
             segments,
+            gates_in_w: [0, 1, 2, 3, 4],
             panels: CpuBuffer::zeroed(0)?,
             bias: CpuBuffer::zeroed(blocks * gates * BLOCK)?,
             transposed: CpuBuffer::zeroed(0)?,
@@ -101,6 +104,11 @@ impl PackedLinear {
             packed.transposed = CpuBuffer::zeroed(blocks * gates * BLOCK * packed.input_blocks() * BLOCK)?;
         }
         Ok(packed)
+    }
+
+    /// The same for a `W` whose gates are in haiku's order, i g f o.
+    fn of_haiku(self) -> Self {
+        PackedLinear { gates_in_w: [0, 1, 3, 2, 4], ..self }
     }
 
     /// Floats of a row of a panel: `gates · BLOCK`.
@@ -161,20 +169,22 @@ impl PackedLinear {
 
     fn pack(&mut self, range: &LinearRange, parameters: &[f32]) {
         let (w, b) = (&parameters[range.w.clone()], &parameters[range.b.clone()]);
-        let PackedLinear { words, gates, blocks, fan_in, segments, .. } = *self;
+        let PackedLinear { words, gates, gates_in_w, blocks, fan_in, segments, .. } = *self;
         let rows = self.panel_rows();
         let (columns, width) = (range.columns, gates * BLOCK);
-        let run = |block, gate| gate_columns(columns / gates, block, gate);
+        let run = |block, gate: usize| gate_columns(columns / gates, block, gates_in_w[gate]);
         let panels = Matrix::new(self.panels.as_mut_slice(), width);
         let biases = Matrix::new(self.bias.as_mut_slice(), width);
         let input = |k: usize, columns_of: Range<usize>| &w[k * columns..][columns_of];
         parallel::for_each(blocks, |block| {
             for gate in 0..gates {
                 let run = run(block, gate);
-                let (bias, lanes) = (&b[run.clone()], run.len());
+                let lanes = run.len();
                 // SAFETY: rows have `gates · BLOCK` floats, and those of the block are this task's own.
                 unsafe {
-                    bias.as_ptr().copy_to_nonoverlapping(biases.row(block).add(gate * BLOCK), lanes);
+                    if let Some(bias) = b.get(run.clone()) {
+                        bias.as_ptr().copy_to_nonoverlapping(biases.row(block).add(gate * BLOCK), lanes);
+                    }
                     for row in 0..rows {
                         let to = panels.row(block * rows + row).add(gate * BLOCK);
                         let to = std::slice::from_raw_parts_mut(to, lanes);
@@ -210,16 +220,18 @@ impl PackedLinear {
     /// Adds a packed gradient to that of the flat buffer.
     pub(super) fn unpack_add(&self, range: &LinearRange, from: PackedGradient<'_>, gradient: &mut [f32]) {
         let (columns, fan_in) = (range.columns, self.fan_in);
-        let (w, b) = gradient[range.w.start..range.b.end].split_at_mut(range.w.len());
+        let (before, b) = gradient.split_at_mut(range.b.start);
+        let (w, b) = (&mut before[range.w.clone()], &mut b[..range.b.len()]);
         let (w, b) = (Matrix::new(w, columns), Matrix::new(b, columns));
-        parallel::for_each((fan_in + 1).div_ceil(UNPACKED), |task| {
-            for input in task * UNPACKED..(fan_in + 1).min((task + 1) * UNPACKED) {
+        let rows = fan_in + b.rows();
+        parallel::for_each(rows.div_ceil(UNPACKED), |task| {
+            for input in task * UNPACKED..rows.min((task + 1) * UNPACKED) {
                 let to = if input < fan_in { w.row(input) } else { b.row(0) };
                 // SAFETY: a row of `columns` elements, the task's own.
                 let to = unsafe { std::slice::from_raw_parts_mut(to, columns) };
                 for block in 0..self.blocks {
-                    for gate in 0..self.gates {
-                        let to = &mut to[gate_columns(columns / self.gates, block, gate)];
+                    for (gate, &in_w) in self.gates_in_w[..self.gates].iter().enumerate() {
+                        let to = &mut to[gate_columns(columns / self.gates, block, in_w)];
                         let from = from.row(block, input).wrapping_add(gate * BLOCK);
                         // SAFETY: a row of a packed gradient has `gates · BLOCK` floats; nothing writes them now.
                         let from = unsafe { std::slice::from_raw_parts(from, to.len()) };
@@ -249,8 +261,9 @@ pub struct CpuWeights {
     pub(super) config: Config,
     pub(super) dtype: Dtype,
     pub(super) layout: Layout,
+    /// Of a sequential model: what multiplies `x_t`, and the whole bias.
     pub(super) leaf: PackedLinear,
-    /// The merge, then the unary layers: stage after stage.
+    /// The merge, then the unary layers: stage after stage. Of a sequential model: what multiplies `h_{t-1}`.
     pub(super) stages: Vec<PackedLinear>,
     pub(super) readout: PackedLinear,
     pub(super) pass: Pass,
@@ -266,13 +279,22 @@ impl CpuWeights {
             Dtype::Bf16 => (Words::Rounded, Words::Pairs),
             _ => (Words::F32, Words::F32),
         };
-        let stages = std::iter::once(linear(&layout.merge, 2, 2, of_h))
-            .chain(layout.unary.iter().map(|range| linear(range, 1, 1, of_h)))
-            .collect::<Result<_>>()?;
+        let (leaf, stages) = match config.recurrence {
+            Recurrence::Tree => {
+                let stages = std::iter::once(linear(&layout.merge, 2, 2, of_h))
+                    .chain(layout.unary.iter().map(|range| linear(range, 1, 1, of_h)))
+                    .collect::<Result<_>>()?;
+                (linear(&layout.leaf, 0, 1, of_f32)?, stages)
+            }
+            Recurrence::Sequential => {
+                let linear = |range| linear(range, 1, 1, of_h).map(PackedLinear::of_haiku);
+                (linear(&layout.leaf)?, vec![linear(&layout.merge)?])
+            }
+        };
         Ok(CpuWeights {
             config: config.clone(),
             dtype,
-            leaf: linear(&layout.leaf, 0, 1, of_f32)?,
+            leaf,
             stages,
             readout: PackedLinear::new(&layout.readout, 1, 1, of_f32, Pass::Infer)?,
             layout,
@@ -296,6 +318,25 @@ impl CpuWeights {
         let ranges = std::iter::once(&layout.merge).chain(&layout.unary);
         for (stage, range) in stages.iter_mut().zip(ranges) {
             stage.pack(range, parameters);
+        }
+        if self.config.recurrence == Recurrence::Sequential {
+            self.one_bias();
+        }
+    }
+
+    /// Makes the bias of the input rows that of the whole step: with the recurrent one of the RNN, with the 1 of the
+    /// LSTM's forget gate.
+    fn one_bias(&mut self) {
+        let CpuWeights { config, leaf, stages, .. } = self;
+        let (bias, recurrent) = (leaf.bias.as_mut_slice(), stages[0].bias.as_slice());
+        match config.cell {
+            Cell::Rnn => bias.iter_mut().zip(recurrent).for_each(|(bias, recurrent)| *bias += recurrent),
+            Cell::Lstm => {
+                for (block, bias) in bias.chunks_exact_mut(4 * BLOCK).enumerate() {
+                    let live = BLOCK.min(config.hidden - block * BLOCK);
+                    bias[3 * BLOCK..][..live].iter_mut().for_each(|forget| *forget += 1.0);
+                }
+            }
         }
     }
 }

@@ -11,6 +11,17 @@ pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync + Send) {
     (0..tasks).for_each(task);
 }
 
+/// Runs `work` on a thread of the current pool, so that each [`for_each`] in it starts from inside: many short ones would
+/// each wait for the pool to wake up.
+pub(super) fn inside(work: impl FnOnce() + Send) {
+    #[cfg(feature = "rayon")]
+    if rayon::current_thread_index().is_none() {
+        rayon::join(work, || ());
+        return;
+    }
+    work();
+}
+
 /// The current worker's index in its pool; 0 outside of one.
 pub(super) fn worker() -> usize {
     #[cfg(feature = "rayon")]

@@ -4,12 +4,13 @@ use half::bf16;
 
 use super::cell::At;
 use super::memory::{Index, Matrix};
+use super::sequential::ChainMemory;
 use super::stored::Stored;
 use super::{BLOCK, CpuPath, blocks};
 use crate::backend::check::ScheduleCheck;
 use crate::backend::{Dtype, Pass};
 use crate::error::{Error, Result};
-use crate::model::{Cell, Config};
+use crate::model::{Cell, Config, Recurrence};
 use crate::tree::{Readers, Schedule};
 
 /// Rows of merges, or of leaves, that a pass backward brings all the way to the gradient of their weights before it
@@ -24,7 +25,7 @@ pub struct CpuPlan {
     pub(super) path: CpuPath,
     pub(super) dtype: Dtype,
     pub(super) schedule: Schedule,
-    /// Empty without a pass backward.
+    /// Empty without a pass backward, and of a sequential model.
     pub(super) readers: Readers,
     /// Output of each slot plus one, 0 where it is none; empty without a pass backward.
     pub(super) output_of: Vec<u32>,
@@ -39,6 +40,13 @@ impl CpuPlan {
         path: CpuPath,
         schedule: &Schedule,
     ) -> Result<Self> {
+        if config.recurrence == Recurrence::Sequential && !matches!(pass, Pass::Infer | Pass::Train) {
+            return Err(Error::Unavailable {
+                what: format!("a {pass:?} pass of a sequential model"),
+                why: "it runs whole sequences, and training keeps every z: train without recomputation"
+                    .into(),
+            });
+        }
         let mut plan = CpuPlan {
             config: config.clone(),
             pass,
@@ -60,10 +68,12 @@ impl CpuPlan {
     }
 
     pub(super) fn fill(&mut self, schedule: &Schedule) -> Result<()> {
-        self.check.check(schedule, self.pass)?;
+        self.check.check(&self.config, schedule, self.pass)?;
         self.schedule.clone_from(schedule);
         if self.pass.trains() {
-            self.readers.fill(schedule);
+            if self.config.recurrence == Recurrence::Tree {
+                self.readers.fill(schedule);
+            }
             self.output_of.clear();
             self.output_of.resize(schedule.slots(), 0);
             for (output, &slot) in (1..).zip(schedule.outputs()) {
@@ -115,21 +125,32 @@ impl CpuPlan {
             floats = floats.saturating_add(rows.saturating_mul(stride));
             Matrix::new(&mut [], stride)
         };
-        match self.dtype {
-            Dtype::Bf16 => drop(Memory::<bf16>::lay_out(self, &mut take)),
-            _ => drop(Memory::<f32>::lay_out(self, &mut take)),
+        match (self.config.recurrence, self.dtype) {
+            (Recurrence::Sequential, _) => drop(ChainMemory::lay_out(self, &mut take)),
+            (Recurrence::Tree, Dtype::Bf16) => drop(Memory::<bf16>::lay_out(self, &mut take)),
+            (Recurrence::Tree, _) => drop(Memory::<f32>::lay_out(self, &mut take)),
         }
         floats
     }
 
-    /// Cuts a workspace.
+    /// Cuts the workspace of a tree.
     pub(super) fn memory<'a, H: Stored>(&self, workspace: &'a mut [f32]) -> Memory<'a, H> {
-        let mut rest = workspace;
-        Memory::lay_out(self, &mut |rows, stride| {
-            let (taken, left) = std::mem::take(&mut rest).split_at_mut(rows * stride);
-            rest = left;
-            Matrix::new(taken, stride)
-        })
+        Memory::lay_out(self, &mut cut(workspace))
+    }
+
+    /// Cuts the workspace of a sequential model.
+    pub(super) fn chain_memory<'a>(&self, workspace: &'a mut [f32]) -> ChainMemory<'a> {
+        ChainMemory::lay_out(self, &mut cut(workspace))
+    }
+}
+
+/// Cuts memory into matrices, one after another.
+fn cut<'a>(workspace: &'a mut [f32]) -> impl FnMut(usize, usize) -> Matrix<'a> {
+    let mut rest = workspace;
+    move |rows, stride| {
+        let (taken, left) = std::mem::take(&mut rest).split_at_mut(rows * stride);
+        rest = left;
+        Matrix::new(taken, stride)
     }
 }
 

@@ -6,6 +6,7 @@
 use super::BLOCK;
 use super::lanes::Lanes;
 use super::memory::{Index, Matrix, prefetch};
+use super::pack::PackedLinear;
 use super::stored::Stored;
 
 /// Rows of a panel that are fetched ahead of the product, from the second level of the cache.
@@ -63,6 +64,16 @@ pub(super) trait Product: Copy + Send + Sync {
         panel: *const f32,
         ahead: Ahead,
     ) -> [[L; G]; M];
+
+    /// What is added to the product of a row, from column `at` of a panel's row on: the bias.
+    ///
+    /// # Safety
+    /// `linear` has the block, and `L::WIDTH` columns from there.
+    #[inline(always)]
+    unsafe fn shift<L: Lanes>(&self, linear: &PackedLinear, block: usize, at: usize, _row: usize) -> L {
+        // SAFETY: passed on.
+        unsafe { L::load(linear.bias(block).as_ptr().add(at)) }
+    }
 }
 
 /// A panel on its way through a product.
@@ -190,6 +201,16 @@ pub(super) trait Operand: Copy + Send + Sync {
     fn element(&self, x: f32) -> f32 {
         x
     }
+
+    /// What is added to the product of a row, from column `at` of a panel's row on: the bias.
+    ///
+    /// # Safety
+    /// `linear` has the block, and `L::WIDTH` columns from there.
+    #[inline(always)]
+    unsafe fn shift<L: Lanes>(&self, linear: &PackedLinear, block: usize, at: usize, _row: usize) -> L {
+        // SAFETY: passed on.
+        unsafe { L::load(linear.bias(block).as_ptr().add(at)) }
+    }
 }
 
 impl<I: Operand> Product for I {
@@ -208,6 +229,12 @@ impl<I: Operand> Product for I {
             unsafe { walk.elements(&mut acc, x, self.segment_len(), |x| self.element(x)) };
         }
         acc
+    }
+
+    #[inline(always)]
+    unsafe fn shift<L: Lanes>(&self, linear: &PackedLinear, block: usize, at: usize, row: usize) -> L {
+        // SAFETY: passed on.
+        unsafe { Operand::shift(self, linear, block, at, row) }
     }
 }
 

@@ -312,6 +312,7 @@ impl Backend for Cuda {
     }
 
     fn weights(&self, config: &Config, pass: Pass) -> Result<CudaWeights> {
+        self.has_kernels(config)?;
         self.can_run(pass)?;
         CudaWeights::new(self, config, pass)
     }
@@ -325,6 +326,7 @@ impl Backend for Cuda {
     }
 
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<CudaPlan> {
+        self.has_kernels(config)?;
         self.can_run(pass)?;
         CudaPlan::new(self, config, pass, schedule)
     }

@@ -39,6 +39,7 @@ pub use weights::CudaWeights;
 
 use super::{Backend, Pass};
 use crate::error::{Error, Result};
+use crate::model::{Config, Recurrence};
 
 /// Launches of at least this many rows run in tiles of 128.
 const WIDE: usize = 2048;
@@ -173,6 +174,17 @@ impl Cuda {
             Pass::TrainRecompute => Err(Error::Unavailable {
                 what: format!("recomputation on {}", self.name()),
                 why: "its passes keep every z: train without, or with smaller batches".into(),
+            }),
+        }
+    }
+
+    /// Refuses models that have no kernels here.
+    fn has_kernels(&self, config: &Config) -> Result<()> {
+        match config.recurrence {
+            Recurrence::Tree => Ok(()),
+            Recurrence::Sequential => Err(Error::Unavailable {
+                what: format!("a sequential model on {}", self.name()),
+                why: "the baselines run on the CPU only: use cpu, or a PR-LSTM or PR-RNN".into(),
             }),
         }
     }

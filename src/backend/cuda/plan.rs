@@ -68,7 +68,7 @@ impl CudaPlan {
     /// Takes another schedule over. On an error the plan is the one it was.
     pub(super) fn fill(&mut self, cuda: &Cuda, schedule: &Schedule) -> Result<()> {
         cuda.outside_capture("plan a pass")?;
-        self.check.check(schedule, self.pass)?;
+        self.check.check(&self.config, schedule, self.pass)?;
         let rows = schedule.slots().max(schedule.leaves().len()).max(schedule.merges());
         let rows = rows.max(schedule.outputs().len()).checked_mul(schedule.width());
         if rows.is_none_or(|rows| rows > 1 << 31) {

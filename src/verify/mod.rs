@@ -1,5 +1,7 @@
-//! Golden cell files through the oracle and a device: the relative error of every tensor beside its tolerance.
+//! Golden files through the oracle and a device: the relative error of every tensor beside its tolerance.
 //! A user's check of a new machine, and ours.
+
+mod sequential;
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,8 @@ use crate::model::{Checkpoint, Model, Parameters};
 use crate::reference;
 use crate::tape::Tape;
 use crate::tree::Outputs;
+
+pub use sequential::sequential;
 
 /// One tensor of one file, as a device computed it.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,7 +178,7 @@ fn of_file(file: &CellFile) -> Expected {
     }
 }
 
-/// The cell files that a path names: itself, or every `.safetensors` file of a folder, sorted.
+/// The golden files that a path names: itself, or every `.safetensors` file of a folder, sorted.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read, [`Error::File`] if it holds no such file.
@@ -222,11 +226,7 @@ impl Comparison<'_> {
     }
 
     fn values(&self, found: &Values, expected: &Values, expected_loss: f64) -> Vec<Check> {
-        // A sum of terms of both signs: its error is relative to what was summed, not to what was left of it.
-        let terms: Vec<f64> = d_output(self.file).iter().zip(&found.output).map(|(d, y)| d * y).collect();
-        let (loss, size) = terms.iter().fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-        let error = (loss - expected_loss).abs() / f64::max(size, f64::MIN_POSITIVE);
-        let error = if error.is_finite() { error } else { f64::INFINITY };
+        let error = loss_error(&d_output(self.file), &found.output, expected_loss);
         let most = self.tolerances.values;
         vec![
             self.check("hidden", self.over_time(&found.hidden, &expected.hidden), most),
@@ -251,6 +251,14 @@ impl Comparison<'_> {
         checks.push(self.check("grad.input", error, most));
         Ok(checks)
     }
+}
+
+/// The error of `Σ(d ⊙ y)`, a sum of terms of both signs: relative to what was summed, not to what was left of it.
+fn loss_error(d: &[f64], y: &[f64], expected: f64) -> f64 {
+    let terms = d.iter().zip(y).map(|(d, y)| d * y);
+    let (loss, size) = terms.fold((0.0, 0.0), |(sum, size), term: f64| (sum + term, size + term.abs()));
+    let error = (loss - expected).abs() / f64::max(size, f64::MIN_POSITIVE);
+    if error.is_finite() { error } else { f64::INFINITY }
 }
 
 fn narrow(values: &[f64]) -> Vec<f32> {
