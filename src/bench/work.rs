@@ -7,7 +7,7 @@ use super::case::{Algorithm, Case, OUTPUT, VOCABULARY};
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend, Dtype, Input, Pass};
 use crate::error::{Error, Result};
-use crate::model::{Checkpoint, Config, Model, Parameters, initial};
+use crate::model::{Checkpoint, Config, Model, Parameters, Recurrence, initial};
 use crate::optim::Adam;
 use crate::random::{Purpose, Random};
 use crate::tape::Tape;
@@ -46,18 +46,18 @@ impl Contender {
             .collect()
     }
 
-    /// Whether this processor and this version have it.
+    /// Whether this processor has it.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
     pub fn check(&self) -> Result<()> {
-        Cpu::new().with_dtype(self.dtype).and_then(|_| self.config(1)).map(|_| ())
+        Cpu::new().with_dtype(self.dtype).map(|_| ())
     }
 
     /// Its work at a case, on the fastest path of this processor. It was run once, and gave finite numbers.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if this processor or this version has no such contender; those of what it calls.
+    /// [`Error::Unavailable`] if this processor has no such contender; those of what it calls.
     pub fn work(&self, case: &Case) -> Result<Work<'static>> {
         let backend = Cpu::new().with_dtype(self.dtype)?;
         let mut work = match *case {
@@ -88,18 +88,16 @@ impl Contender {
         Ok(work)
     }
 
-    fn config(&self, hidden: usize) -> Result<Config> {
+    fn config(&self, hidden: usize) -> Config {
+        let config = Config::new(VOCABULARY, hidden, OUTPUT);
         match self.algorithm {
-            Algorithm::Tree | Algorithm::TreeLast => Ok(Config::new(VOCABULARY, hidden, OUTPUT)),
-            Algorithm::Lstm => Err(Error::Unavailable {
-                what: "the sequential LSTM".into(),
-                why: "this version has it in the oracle alone".into(),
-            }),
+            Algorithm::Tree | Algorithm::TreeLast => config,
+            Algorithm::Lstm => config.recurrence(Recurrence::Sequential),
         }
     }
 
     fn model(&self, backend: Cpu, hidden: usize) -> Result<Model<Cpu>> {
-        let config = self.config(hidden)?;
+        let config = self.config(hidden);
         let parameters = initial(&config, SEED)?;
         Model::new(&Checkpoint::new(config, parameters), backend)
     }
@@ -116,7 +114,7 @@ impl Contender {
     }
 
     fn training(&self, backend: Cpu, hidden: usize, batch: usize, time: usize) -> Result<Work<'static>> {
-        let mut parameters = Parameters::init(&self.config(hidden)?, backend, SEED)?;
+        let mut parameters = Parameters::init(&self.config(hidden), backend, SEED)?;
         let mut adam = Adam::paper().build(&parameters)?;
         let mut tape = Tape::new(&parameters, batch, time)?;
         let sequences = sequences(batch, time);
