@@ -163,7 +163,8 @@ impl Chains<'_> {
             h: At { matrix: h, index: to },
             c: at(c, to),
             kept,
-            after: &[],
+            // The next step begins with the first.
+            after: linear.panel(0),
         };
         let (cell, rows) = (self.plan.config.cell, step.out.len() * width);
         for_columns(linear.blocks, rows * linear.fan_in * linear.panel_width(), |units| {

@@ -107,3 +107,52 @@ impl Stored for bf16 {
         bf16::to_f32(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::path::Kernel;
+    use super::*;
+
+    /// Rounds numbers, sixteen at a time, and takes pairs apart.
+    struct Round<'a>(&'a [f32], &'a mut Vec<(u16, u32, u32)>);
+
+    impl Kernel for Round<'_> {
+        fn run<L: Lanes>(self) {
+            for x in self.0.chunks_exact(L::WIDTH) {
+                let mut rounded = [bf16::NAN; 16];
+                let mut halves = [[f32::NAN; 16]; 2];
+                // SAFETY: the arrays hold the widest vector.
+                unsafe {
+                    let vector = L::load(x.as_ptr());
+                    bf16::store(vector, rounded.as_mut_ptr());
+                    vector.even().store(halves[0].as_mut_ptr());
+                    vector.odd().store(halves[1].as_mut_ptr());
+                }
+                let bits = |i: usize| (rounded[i].to_bits(), halves[0][i].to_bits(), halves[1][i].to_bits());
+                self.1.extend((0..L::WIDTH).map(bits));
+            }
+        }
+    }
+
+    #[test]
+    fn every_path_rounds_as_bf16_does_and_takes_pairs_apart() {
+        // Every exponent and sign, with mantissas around ties, and all NaN and infinities among them.
+        let x: Vec<f32> = (0..1u32 << 20)
+            .map(|n| f32::from_bits(n << 12 | [0, 1, 0x7ff, 0x800, 0xfff][n as usize % 5]))
+            .chain((0..1u32 << 18).map(|n| f32::from_bits(n << 14 | 0x2000)))
+            .collect();
+        let mut nans = 0;
+        for path in CpuPath::ALL.into_iter().filter(|path| path.is_available()) {
+            let mut found = Vec::new();
+            path.run(Round(&x, &mut found));
+            assert_eq!(found.len(), x.len());
+            for (x, (rounded, even, odd)) in x.iter().zip(found) {
+                let bits = x.to_bits();
+                assert_eq!(rounded, bf16::from_f32(*x).to_bits(), "{path:?}: {x:e}, {bits:x}");
+                assert_eq!((even, odd), (bits << 16, bits & 0xffff_0000), "{path:?}: {bits:x}");
+                nans += usize::from(x.is_nan());
+            }
+        }
+        assert!(nans > 1000);
+    }
+}

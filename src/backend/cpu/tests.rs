@@ -62,7 +62,7 @@ impl Kernel for Apply<'_> {
 
 fn apply(path: CpuPath, x: &[f32]) -> Vec<Gates> {
     let mut y = Vec::new();
-    path.checked().expect("an available path").run(Apply { x, y: &mut y });
+    path.run(Apply { x, y: &mut y });
     assert_eq!(y.len(), x.len());
     y
 }

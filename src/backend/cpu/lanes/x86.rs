@@ -140,10 +140,12 @@ impl<const DOTS: bool> Lanes for Avx512<DOTS> {
     #[inline(always)]
     fn dot(self, x: Self, w: Self) -> Self {
         if const { DOTS } {
-            // SAFETY: the type vouches for the instruction set; a vector of pairs has the bits of one of words.
-            return Avx512(unsafe {
-                _mm512_dpbf16_ps(self.0, std::mem::transmute(x.0), std::mem::transmute(w.0))
-            });
+            let pairs = |x: Self| -> __m512bh {
+                // SAFETY: both are 64 bytes of which every pattern is a value.
+                unsafe { std::mem::transmute::<__m512, __m512bh>(x.0) }
+            };
+            // SAFETY: the type vouches for the instruction set.
+            return Avx512(unsafe { _mm512_dpbf16_ps(self.0, pairs(x), pairs(w)) });
         }
         x.odd().fma(w.odd(), x.even().fma(w.even(), self))
     }
