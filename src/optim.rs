@@ -47,15 +47,15 @@ impl Adam {
         for (name, value) in
             [("learning_rate", self.learning_rate), ("epsilon", self.epsilon), ("clip", clip)]
         {
-            // The device computes in f32.
-            if !((value as f32).is_normal() && value > 0.0) {
-                return Err(Error::argument(name, "a positive number within the range of f32", value));
-            }
+            positive(name, value)?;
         }
         let backend = parameters.backend().clone();
         let len = parameters.layout().len();
+        let mut rate = backend.alloc(1)?;
+        backend.upload(&[self.learning_rate as f32], backend.view_mut(&mut rate, 0, 1))?;
         Ok(Optimizer {
             config: self,
+            rate,
             m: backend.alloc(len)?,
             v: backend.alloc(len)?,
             state: backend.alloc(2)?,
@@ -66,12 +66,21 @@ impl Adam {
     }
 }
 
+/// Refuses what the device, which computes in f32, would take for 0 or infinity.
+fn positive(name: &str, value: f64) -> Result<()> {
+    match (value as f32).is_normal() && value > 0.0 {
+        true => Ok(()),
+        false => Err(Error::argument(name, "a positive number within the range of f32", value)),
+    }
+}
+
 /// Adam and its moments, on the parameters' device.
 #[derive(Debug)]
 pub struct Optimizer<B: Backend> {
     config: Adam,
     backend: B,
     len: usize,
+    rate: B::Buffer<f32>,
     m: B::Buffer<f32>,
     v: B::Buffer<f32>,
     state: B::Buffer<u64>,
@@ -97,17 +106,51 @@ impl<B: Backend> Optimizer<B> {
                 found,
             ));
         }
-        let (backend, len) = (&self.backend, self.len);
+        let backend = self.backend.clone();
+        self.enqueue(&backend, parameters, &gradients.flat)
+    }
+
+    /// The same on a handle of the same device that records, say; parameters and gradient are known to fit.
+    pub(crate) fn enqueue(
+        &mut self,
+        backend: &B,
+        parameters: &mut Parameters<B>,
+        gradient: &B::Buffer<f32>,
+    ) -> Result<()> {
+        let len = self.len;
         let buffers = AdamBuffers {
             parameters: backend.view_mut(&mut parameters.flat, 0, len),
-            gradient: backend.view(&gradients.flat, 0, len),
+            gradient: backend.view(gradient, 0, len),
+            rate: backend.view(&self.rate, 0, 1),
             m: backend.view_mut(&mut self.m, 0, len),
             v: backend.view_mut(&mut self.v, 0, len),
             state: backend.view_mut(&mut self.state, 0, 2),
             norm: backend.view_mut(&mut self.norm, 0, 1),
         };
         backend.adam(&self.config, buffers)?;
-        parameters.repack()
+        parameters.repack(backend)
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Adam {
+        &self.config
+    }
+
+    /// All memory that an update reads or writes: step size, moments and norm; steps.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn memory(&self) -> ([&B::Buffer<f32>; 4], &B::Buffer<u64>) {
+        ([&self.rate, &self.m, &self.v, &self.norm], &self.state)
+    }
+
+    /// Sets the step size of the steps that follow, in the order of the device's work.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it is not a positive number within the range of f32; the device's.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) -> Result<()> {
+        positive("learning_rate", learning_rate)?;
+        self.backend.upload(&[learning_rate as f32], self.backend.view_mut(&mut self.rate, 0, 1))?;
+        self.config.learning_rate = learning_rate;
+        Ok(())
     }
 
     /// Steps taken, and the last gradient's norm before clipping. Waits for the device.

@@ -144,6 +144,30 @@ fn adam_clips_as_the_oracle_does() {
     }
 }
 
+/// A step after a change is that of an optimiser that was built with the new step size.
+#[test]
+fn the_step_size_may_change_between_steps() {
+    let d_output = narrow(&normals(&mut random(50), 8, 1.0));
+    let [slow, fast] = [1e-3, 1e-2].map(|learning_rate| Adam { learning_rate, ..Adam::paper() });
+    let mut stepper = Stepper::new(51, slow, 1.0);
+    stepper.step(&d_output);
+    let (flat, moments) = (stepper.parameters.to_vec().unwrap(), stepper.adam.moments().unwrap());
+    let expected = |adam: Adam| {
+        let mut other = Stepper::new(51, adam, 1.0);
+        other.parameters = Parameters::new(&other.config, Cpu::new(), &flat).unwrap();
+        other.adam.restore(&moments, 1).unwrap();
+        other.step(&d_output);
+        other.state()
+    };
+    for bad in [0.0, -1e-3, f64::NAN, f64::INFINITY, 1e39, 1e-46] {
+        refused(stepper.adam.set_learning_rate(bad), &["learning_rate", "positive"]);
+    }
+    stepper.adam.set_learning_rate(1e-2).unwrap();
+    stepper.step(&d_output);
+    assert!(expected(slow) != expected(fast));
+    assert!(stepper.state() == expected(fast));
+}
+
 #[test]
 fn a_gradient_that_is_not_finite_writes_nothing() {
     // The gradient of the last is finite, but its norm is beyond f32.

@@ -12,6 +12,7 @@ mod integers;
 mod memory;
 mod order;
 mod planned;
+mod steps;
 mod streams;
 mod tokens;
 mod training;

@@ -1,0 +1,349 @@
+//! The training step as one graph a length: the batch is copied from pinned memory, then everything else, from the leaves to
+//! the packed weights, is one launch. Knows batches of equal lengths, and no task.
+//!
+//! What changes from step to step lives in device memory: tokens and targets, the step number with the sticky word beside
+//! it, the step size, bias corrections, the scale of clipping, loss and counts. A graph keeps the addresses of parameters,
+//! weights and the optimiser's memory; where one of them is another than it was, all graphs are recorded anew.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaView, DeviceSlice};
+
+use super::capture::record;
+use super::kept::Kept;
+use super::launch::{self, Recorded, Span};
+use super::pinned::Pinned;
+use super::{Cuda, CudaPlan};
+use crate::backend::steps::{LengthBatch, Sealed};
+use crate::backend::{Backend as _, Input, Labelled, Pass};
+use crate::error::{Error, Result};
+use crate::model::{Config, Parameters};
+use crate::optim::{Adam, Optimizer};
+use crate::tree::{Outputs, Planner, Rows, Schedule};
+
+/// Training steps of one model.
+#[derive(Debug)]
+pub struct Steps {
+    cuda: Cuda,
+    config: Config,
+    planner: Planner,
+    schedule: Schedule,
+    memory: Memory,
+    staged: [Pinned; 2],
+    /// Which of the two is written next.
+    next: usize,
+    recordings: Kept<Recording>,
+    /// What the recordings were made for.
+    fixed: Option<Fixed>,
+}
+
+/// Device memory that every recording uses, whatever its length.
+#[derive(Debug)]
+struct Memory {
+    workspace: CudaSlice<u8>,
+    /// Tokens, targets, then the mask a byte each.
+    batch: CudaSlice<u32>,
+    /// `[outputs, H]`, and its gradient.
+    hidden: [CudaSlice<f32>; 2],
+    /// `[outputs, O]`, and its gradient.
+    logits: [CudaSlice<f32>; 2],
+    /// `[loss, right, counted]`.
+    metrics: CudaSlice<f32>,
+    /// The gradient of the loss: 1.
+    one: CudaSlice<f32>,
+    /// Flat.
+    gradient: CudaSlice<f32>,
+}
+
+/// A step of one length.
+#[derive(Debug)]
+struct Recording {
+    shape: Shape,
+    graph: Recorded,
+    /// Its lists are read by the graph.
+    _plan: CudaPlan,
+}
+
+/// The sizes of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    batch: usize,
+    time: usize,
+    /// Of a sequence.
+    outputs: usize,
+}
+
+impl Shape {
+    fn tokens(self) -> usize {
+        self.batch * self.time
+    }
+
+    fn rows(self) -> usize {
+        self.batch * self.outputs
+    }
+
+    fn words(self) -> usize {
+        self.tokens() + self.rows() + self.rows().div_ceil(4)
+    }
+}
+
+/// What the launches of a recording were told for good.
+#[derive(Clone, Debug, PartialEq)]
+struct Fixed {
+    addresses: Vec<u64>,
+    adam: Adam,
+}
+
+impl Fixed {
+    fn of(parameters: &Parameters<Cuda>, optimizer: &Optimizer<Cuda>) -> Self {
+        let stream = parameters.backend().stream();
+        let (floats, steps) = optimizer.memory();
+        let mut addresses = vec![Span::of(steps, stream).0.address()];
+        let floats = floats.into_iter().chain([&parameters.flat]);
+        addresses.extend(floats.map(|memory| Span::of(memory, stream).0.address()));
+        addresses.extend(parameters.weights().addresses(stream));
+        // The step size is read where it lies.
+        Fixed { addresses, adam: Adam { learning_rate: 0.0, ..*optimizer.config() } }
+    }
+}
+
+impl Steps {
+    /// Steps of `batch` sequences of at most `time` tokens, of which the last `outputs` at most are read. Allocates what all
+    /// of them use.
+    pub(super) fn new(
+        parameters: &Parameters<Cuda>,
+        batch: usize,
+        time: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        let (cuda, config) = (parameters.backend().clone(), parameters.config().clone());
+        let mut planner = Planner::new();
+        let mut schedule = Schedule::default();
+        planner.padded(&mut schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
+        let plan = cuda.plan(&config, &schedule, Pass::Train)?;
+        let shape = Shape { batch, time, outputs };
+        let two = |len: usize| Ok([cuda.alloc(len)?, cuda.alloc(len)?]);
+        let mut one = cuda.alloc(1)?;
+        cuda.upload(&[1.0], one.as_view_mut())?;
+        let memory = Memory {
+            workspace: cuda.alloc(cuda.workspace_bytes(&plan))?,
+            batch: cuda.alloc(shape.words())?,
+            hidden: two(shape.rows() * config.hidden)?,
+            logits: two(shape.rows() * config.output)?,
+            metrics: cuda.alloc(3)?,
+            one,
+            gradient: cuda.alloc(parameters.layout().len())?,
+        };
+        let pinned = || {
+            let pinned = Pinned::new(cuda.stream(), shape.words());
+            pinned.map_err(|error| cuda.failed("allocate pinned memory", error))
+        };
+        let staged = [pinned()?, pinned()?];
+        let recordings = Kept::default();
+        Ok(Steps { cuda, config, planner, schedule, memory, staged, next: 0, recordings, fixed: None })
+    }
+
+    /// Enqueues a step; records it first where it is the first of its length.
+    pub(super) fn step(
+        &mut self,
+        batch: &LengthBatch<'_>,
+        parameters: &mut Parameters<Cuda>,
+        optimizer: &mut Optimizer<Cuda>,
+    ) -> Result<()> {
+        let LengthBatch { length, time, outputs, .. } = *batch;
+        let shape = Shape { batch: batch.tokens.len() / time, time, outputs };
+        self.check(batch, shape, parameters)?;
+        self.cuda.outside_capture("take a training step")?;
+        self.cuda.recordable()?;
+        parameters.own_weights()?;
+        let fixed = Fixed::of(parameters, optimizer);
+        if self.fixed.as_ref() != Some(&fixed) {
+            self.recordings.clear();
+            self.fixed = Some(fixed);
+        }
+        if self.recordings.get(length).is_none_or(|recording| recording.shape != shape) {
+            let recording = self.record(shape, parameters, optimizer)?;
+            self.recordings.insert(length, recording);
+        }
+        self.stage(batch, shape)?;
+        let Some(Recording { graph, .. }) = self.recordings.get(length) else { return Ok(()) };
+        launch::replay(self.cuda.stream(), graph).map_err(|error| self.cuda.failed("launch a step", error))
+    }
+
+    /// Loss, right and counted of the last step. Waits for the device.
+    pub(super) fn metrics(&self) -> Result<[f32; 3]> {
+        let mut metrics = [f32::NAN; 3];
+        self.cuda.download(self.memory.metrics.as_view(), &mut metrics)?;
+        Ok(metrics)
+    }
+
+    /// Refuses a batch that the memory was not made for.
+    fn check(&self, batch: &LengthBatch<'_>, shape: Shape, parameters: &Parameters<Cuda>) -> Result<()> {
+        let room = self.memory.batch.len();
+        if shape.words() > room || shape.rows() * self.config.output > self.memory.logits[0].len() {
+            return Err(Error::argument("batch", format!("at most {room} words"), format!("{shape:?}")));
+        }
+        for (name, len, expected) in [
+            ("tokens", batch.tokens.len(), shape.tokens()),
+            ("targets", batch.targets.len(), shape.rows()),
+            ("mask", batch.mask.len(), shape.rows()),
+        ] {
+            if len != expected {
+                return Err(Error::argument(name, format!("{expected} elements"), len));
+            }
+        }
+        if *parameters.config() != self.config {
+            let (expected, found) = (&self.config, parameters.config());
+            return Err(Error::argument(
+                "parameters",
+                format!("those of {expected:?}"),
+                format!("{found:?}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Copies a batch to the device without waiting, unless the host is two steps ahead of it.
+    fn stage(&mut self, batch: &LengthBatch<'_>, shape: Shape) -> Result<()> {
+        let pinned = &mut self.staged[self.next];
+        let words =
+            pinned.write(shape.words()).map_err(|error| self.cuda.failed("wait for a batch", error))?;
+        let (tokens, rest) = words.split_at_mut(shape.tokens());
+        let (targets, mask) = rest.split_at_mut(shape.rows());
+        tokens.copy_from_slice(batch.tokens);
+        targets.copy_from_slice(batch.targets);
+        bytemuck::cast_slice_mut(mask)[..shape.rows()].copy_from_slice(batch.mask);
+        let copied = pinned.copy(shape.words(), &mut self.memory.batch);
+        copied.map_err(|error| self.cuda.failed("copy a batch", error))?;
+        self.next = 1 - self.next;
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        shape: Shape,
+        parameters: &mut Parameters<Cuda>,
+        optimizer: &mut Optimizer<Cuda>,
+    ) -> Result<Recording> {
+        let Shape { batch, time, outputs } = shape;
+        self.planner.padded(&mut self.schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
+        let plan = self.cuda.plan(&self.config, &self.schedule, Pass::Train)?;
+        let bytes = self.cuda.workspace_bytes(&plan);
+        if bytes > self.memory.workspace.len() {
+            let found = format!("{bytes} for a batch of {batch} by {time}");
+            let expected = format!("at most {} bytes of workspace", self.memory.workspace.len());
+            return Err(Error::argument("batch", expected, found));
+        }
+        let (memory, config) = (&mut self.memory, &self.config);
+        let graph =
+            record(&self.cuda, |cuda| memory.enqueue(cuda, config, &plan, shape, parameters, optimizer))?;
+        Ok(Recording { shape, graph, _plan: plan })
+    }
+}
+
+impl Sealed for Cuda {
+    type Steps = Steps;
+
+    fn steps(
+        parameters: &Parameters<Self>,
+        batch: usize,
+        time: usize,
+        outputs: usize,
+    ) -> Result<Option<Steps>> {
+        match parameters.backend().graphs {
+            true => Steps::new(parameters, batch, time, outputs).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn take(
+        steps: &mut Steps,
+        batch: &LengthBatch<'_>,
+        parameters: &mut Parameters<Self>,
+        optimizer: &mut Optimizer<Self>,
+    ) -> Result<()> {
+        steps.step(batch, parameters, optimizer)
+    }
+
+    fn steps_bytes(steps: &Steps) -> usize {
+        steps.memory.bytes()
+    }
+
+    fn measured(steps: &Steps) -> Result<[f32; 3]> {
+        steps.metrics()
+    }
+}
+
+impl Memory {
+    fn bytes(&self) -> usize {
+        let Memory { workspace, batch, hidden, logits, metrics, one, gradient } = self;
+        let floats = hidden.iter().chain(logits).chain([metrics, one, gradient]);
+        workspace.num_bytes() + batch.num_bytes() + floats.map(DeviceSlice::num_bytes).sum::<usize>()
+    }
+
+    /// The step, launch by launch, in the order of the tape.
+    fn enqueue(
+        &mut self,
+        cuda: &Cuda,
+        config: &Config,
+        plan: &CudaPlan,
+        shape: Shape,
+        parameters: &mut Parameters<Cuda>,
+        optimizer: &mut Optimizer<Cuda>,
+    ) -> Result<()> {
+        let Memory { workspace, batch, hidden, logits, metrics, one, gradient } = self;
+        let ([hidden, d_hidden], [logits, d_logits]) = (hidden, logits);
+        let (hidden_len, logits_len) = (shape.rows() * config.hidden, shape.rows() * config.output);
+        let tokens = || Input::Tokens(batch.slice(..shape.tokens()));
+        let labels = batch.slice(shape.tokens()..shape.words());
+        let weights = Arc::clone(parameters.weights());
+        let bytes = cuda.workspace_bytes(plan);
+
+        cuda.scan(&weights, plan, tokens(), workspace.slice_mut(..bytes), hidden.slice_mut(..hidden_len))?;
+        cuda.readout(&weights, hidden.slice(..hidden_len), logits.slice_mut(..logits_len))?;
+        cuda.cross_entropy(
+            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
+            metrics.as_view_mut(),
+        )?;
+
+        cuda.zero(d_hidden.slice_mut(..hidden_len))?;
+        cuda.zero(d_logits.slice_mut(..logits_len))?;
+        cuda.zero(gradient.as_view_mut())?;
+        cuda.cross_entropy_backward(
+            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
+            one.as_view(),
+            d_logits.slice_mut(..logits_len),
+        )?;
+        cuda.readout_backward(
+            &weights,
+            hidden.slice(..hidden_len),
+            d_logits.slice(..logits_len),
+            d_hidden.slice_mut(..hidden_len),
+            gradient.as_view_mut(),
+        )?;
+        cuda.scan_backward(
+            &weights,
+            plan,
+            tokens(),
+            workspace.slice_mut(..bytes),
+            d_hidden.slice(..hidden_len),
+            gradient.as_view_mut(),
+            None,
+        )?;
+        // The weights are packed in place: nobody else may hold them.
+        drop(weights);
+        optimizer.enqueue(cuda, parameters, gradient)
+    }
+}
+
+/// Logits with the targets and the mask that lie behind each other in `labels`.
+fn labelled<'a>(
+    logits: CudaView<'a, f32>,
+    labels: &CudaView<'a, u32>,
+    rows: usize,
+) -> Result<Labelled<'a, Cuda>> {
+    let (targets, mask) = labels.split_at(rows);
+    let mask = launch::bytes(&mask, rows);
+    let mask = mask.ok_or_else(|| Error::argument("mask", format!("{rows} bytes"), labels.len()))?;
+    Ok(Labelled { logits, targets, mask })
+}
