@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use pr_lstm::backend::Backend as _;
 use pr_lstm::model::Cell;
 use pr_lstm::tasks::Task;
 use pr_lstm::train::{Settings, StepMetrics, Trainer};
@@ -139,18 +138,4 @@ fn a_run_that_diverges_names_its_step_and_writes_nothing_from_there() {
         refused(trainer.checkpoint(), &["step 5", "not finite"]);
         assert_eq!(bits(&trainer.parameters().to_vec().unwrap()), bits(&expected.parameters), "{storage:?}");
     }
-}
-
-/// A trainer that is dropped with work under way: what that work reads must not go before it.
-#[test]
-fn a_trainer_may_go_while_its_steps_are_under_way() {
-    let device = Device::take();
-    let backend = device.backend(Storage::Bf16);
-    let mut trainer = Trainer::new(settings(Task::ParityCheck, 11), backend.clone()).unwrap();
-    for _ in 0..5 {
-        trainer.step(false).unwrap();
-    }
-    drop(trainer);
-    // The driver would have said so by now.
-    backend.wait().unwrap();
 }

@@ -66,11 +66,11 @@ mod tests {
         assert!(kept.get(ALWAYS + 3).is_none(), "unused for longest");
         let left = (1..=ALWAYS + LONGER).filter(|&length| kept.get(length).is_some()).count();
         assert_eq!(left, ALWAYS + LONGER - 2);
-        assert_eq!((kept.get(1000), kept.get(1001)), (Some(&0), Some(&1)));
+        assert_eq!([1000, 1001].map(|length| kept.get(length).copied()), [Some(0), Some(1)]);
         // Another of the same length takes its place, and no other's.
         kept.insert(1000, 7);
         kept.insert(3, 8);
-        assert_eq!((kept.get(1000), kept.get(1001), kept.get(3)), (Some(&7), Some(&1), Some(&8)));
+        assert_eq!([1000, 1001, 3].map(|length| kept.get(length).copied()), [Some(7), Some(1), Some(8)]);
         assert_eq!(kept.entries.len(), ALWAYS + LONGER);
         kept.clear();
         assert!(kept.get(1).is_none());

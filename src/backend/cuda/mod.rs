@@ -380,3 +380,12 @@ fn outside_capture(stream: &CudaStream, action: &str) -> Result<()> {
         false => Ok(()),
     }
 }
+
+/// A device for tests: the virtual one, if no card was asked for.
+#[cfg(test)]
+fn test_device() -> Cuda {
+    if !std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
+        virtual_gpu::load().expect("the virtual GPU was built with the tests");
+    }
+    Cuda::new(0).expect("a device")
+}

@@ -48,3 +48,26 @@ impl Drop for Pinned {
         let _ = self.copied.synchronize();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend as _;
+    use crate::backend::cuda::test_device;
+
+    #[test]
+    fn what_is_written_arrives_and_nothing_goes_before_its_copy() {
+        let cuda = test_device();
+        let mut memory = cuda.alloc::<u32>(5).expect("memory");
+        let mut pinned = Pinned::new(cuda.stream(), 4).expect("pinned memory");
+        for round in 1..4 {
+            pinned.write(3).expect("no copy under way").copy_from_slice(&[round, 2 * round, 3 * round]);
+            pinned.copy(3, &mut memory).expect("a copy");
+        }
+        // The virtual GPU tells of memory that was written or given back while it was copied.
+        drop(pinned);
+        let mut host = [u32::MAX; 5];
+        cuda.download(memory.as_view(), &mut host).expect("a copy");
+        assert_eq!(host, [3, 6, 9, 0, 0]);
+    }
+}

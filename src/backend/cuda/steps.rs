@@ -347,3 +347,135 @@ fn labelled<'a>(
     let mask = mask.ok_or_else(|| Error::argument("mask", format!("{rows} bytes"), labels.len()))?;
     Ok(Labelled { logits, targets, mask })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::test_device;
+    use crate::random::{Purpose, Random};
+    use crate::tape::Tape;
+
+    const BATCH: usize = 3;
+    const TIME: usize = 5;
+    const OUTPUTS: usize = 2;
+
+    fn config() -> Config {
+        Config::new(4, 10, 3)
+    }
+
+    /// Tokens, targets and mask.
+    fn draw(seed: u64) -> (Vec<u32>, Vec<u32>, Vec<u8>) {
+        println!("seed {seed}");
+        let mut random = Random::new(seed, Purpose::Show, 0, 0);
+        let mut below = |len: usize, most: u32| (0..len).map(|_| random.below(most)).collect::<Vec<_>>();
+        let (tokens, targets) = (below(BATCH * TIME, 4), below(BATCH * OUTPUTS, 3));
+        (tokens, targets, below(BATCH * OUTPUTS, 2).into_iter().map(|bit| bit as u8).collect())
+    }
+
+    fn begin(cuda: &Cuda, seed: u64, adam: Adam) -> (Parameters<Cuda>, Optimizer<Cuda>) {
+        let parameters = Parameters::init(&config(), cuda.clone(), seed).expect("parameters");
+        let optimizer = adam.build(&parameters).expect("an optimiser");
+        (parameters, optimizer)
+    }
+
+    /// Takes a step, whose length is 7.
+    fn take(steps: &mut Steps, seed: u64, (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
+        let (tokens, targets, mask) = draw(seed);
+        let (tokens, targets, mask) = (&tokens[..], &targets[..], &mask[..]);
+        let batch = LengthBatch { length: 7, time: TIME, outputs: OUTPUTS, tokens, targets, mask };
+        steps.step(&batch, parameters, optimizer).expect("a step");
+    }
+
+    /// The same on a tape.
+    fn take_on_tape(seed: u64, (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
+        let (tokens, targets, mask) = draw(seed);
+        let sequences: Vec<&[u32]> = tokens.chunks_exact(TIME).collect();
+        let mut tape = Tape::new(parameters, BATCH, TIME).expect("a tape");
+        let hidden = tape.scan(parameters, &sequences, Outputs::LastN(OUTPUTS)).expect("a scan");
+        let logits = tape.readout(parameters, hidden).expect("a read-out");
+        let loss = tape.cross_entropy_masked(logits, &targets, &mask).expect("a loss");
+        optimizer.step(parameters, tape.backward(loss).expect("gradients")).expect("an update");
+    }
+
+    fn bits((parameters, optimizer): &(Parameters<Cuda>, Optimizer<Cuda>)) -> Vec<u32> {
+        let [m, v] = optimizer.moments().expect("moments");
+        let flat = parameters.to_vec().expect("parameters");
+        flat.iter().chain(&m).chain(&v).map(|x| x.to_bits()).collect()
+    }
+
+    #[test]
+    fn the_step_size_is_read_where_it_lies() {
+        let cuda = test_device();
+        let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 1, Adam::paper()));
+        let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
+        take(&mut steps, 2, &mut recorded);
+        take_on_tape(2, &mut taped);
+        let graph =
+            |steps: &mut Steps| steps.recordings.get(7).map(|one| one.graph.0.cu_graph_exec() as usize);
+        let first = graph(&mut steps);
+        for (_, optimizer) in [&mut recorded, &mut taped] {
+            optimizer.set_learning_rate(3e-2).expect("a step size");
+        }
+        take(&mut steps, 3, &mut recorded);
+        take_on_tape(3, &mut taped);
+        assert!(first.is_some() && first == graph(&mut steps), "it was recorded anew");
+        assert_eq!(bits(&recorded), bits(&taped));
+    }
+
+    /// A recording never touches the memory of others, nor goes by their hyperparameters.
+    #[test]
+    fn other_memory_and_other_hyperparameters_are_recorded_anew() {
+        let cuda = test_device();
+        let mut first = begin(&cuda, 4, Adam::paper());
+        let mut steps = Steps::new(&first.0, BATCH, TIME, OUTPUTS).expect("memory");
+        take(&mut steps, 5, &mut first);
+        let before = bits(&first);
+        for adam in [Adam::paper(), Adam { beta1: 0.5, clip: None, ..Adam::paper() }] {
+            let [mut second, mut taped] = [(); 2].map(|()| begin(&cuda, 4, adam));
+            take(&mut steps, 5, &mut second);
+            take_on_tape(5, &mut taped);
+            assert_eq!(bits(&second), bits(&taped), "{adam:?}");
+            // The same memory, with an optimiser of its own.
+            second.1 = Adam { beta2: 0.9, ..adam }.build(&second.0).expect("an optimiser");
+            taped.1 = Adam { beta2: 0.9, ..adam }.build(&taped.0).expect("an optimiser");
+            take(&mut steps, 6, &mut second);
+            take_on_tape(6, &mut taped);
+            assert_eq!(bits(&second), bits(&taped), "{adam:?}");
+        }
+        assert_eq!(bits(&first), before);
+        take(&mut steps, 8, &mut first);
+        assert_ne!(bits(&first), before);
+    }
+
+    #[test]
+    fn batches_that_do_not_fit_are_refused() {
+        let cuda = test_device();
+        let (mut parameters, mut optimizer) = begin(&cuda, 9, Adam::paper());
+        let mut steps = Steps::new(&parameters, BATCH, TIME, OUTPUTS).expect("memory");
+        let mut refused = |words: &str, time: usize, outputs: usize, [tokens, targets, mask]: [usize; 3]| {
+            let (tokens, targets, mask) = (vec![0; tokens], vec![0; targets], vec![1; mask]);
+            let (tokens, targets, mask) = (&tokens[..], &targets[..], &mask[..]);
+            let batch = LengthBatch { length: 7, time, outputs, tokens, targets, mask };
+            let error =
+                steps.step(&batch, &mut parameters, &mut optimizer).expect_err("a batch of another size");
+            assert!(error.to_string().contains(words), "{words}: {error}");
+        };
+        refused("batch", TIME, OUTPUTS, [(BATCH + 1) * TIME, (BATCH + 1) * OUTPUTS, (BATCH + 1) * OUTPUTS]);
+        refused("batch", TIME + 1, OUTPUTS, [BATCH * (TIME + 1), BATCH * OUTPUTS, BATCH * OUTPUTS]);
+        refused("tokens", TIME, OUTPUTS, [BATCH * TIME - 1, (BATCH - 1) * OUTPUTS, (BATCH - 1) * OUTPUTS]);
+        refused("targets", TIME, OUTPUTS, [BATCH * TIME, BATCH * OUTPUTS - 1, BATCH * OUTPUTS]);
+        refused("mask", TIME, OUTPUTS, [BATCH * TIME, BATCH * OUTPUTS, BATCH * OUTPUTS + 1]);
+        // Fewer words, but more outputs or another tree than there is memory for.
+        refused(
+            "batch",
+            TIME - 2,
+            OUTPUTS + 1,
+            [(TIME - 2) * BATCH, BATCH * (OUTPUTS + 1), BATCH * (OUTPUTS + 1)],
+        );
+        assert!(
+            bytemuck::cast_slice::<f32, u8>(&optimizer.moments().expect("moments")[0])
+                .iter()
+                .all(|&b| b == 0)
+        );
+    }
+}
