@@ -37,18 +37,7 @@ impl Adam {
     /// # Errors
     /// [`Error::Argument`] if a hyperparameter is out of its range; the device's if it is out of memory.
     pub fn build<B: Backend>(self, parameters: &Parameters<B>) -> Result<Optimizer<B>> {
-        let in_unit = |name: &str, value: f64| match value {
-            0.0..1.0 => Ok(()),
-            _ => Err(Error::argument(name, "at least 0 and below 1", value)),
-        };
-        in_unit("beta1", self.beta1)?;
-        in_unit("beta2", self.beta2)?;
-        let clip = self.clip.unwrap_or(1.0);
-        for (name, value) in
-            [("learning_rate", self.learning_rate), ("epsilon", self.epsilon), ("clip", clip)]
-        {
-            positive(name, value)?;
-        }
+        self.check()?;
         let backend = parameters.backend().clone();
         let len = parameters.layout().len();
         let mut rate = backend.alloc(1)?;
@@ -64,13 +53,24 @@ impl Adam {
             backend,
         })
     }
-}
 
-/// Refuses what the device, which computes in f32, would take for 0 or infinity.
-fn positive(name: &str, value: f64) -> Result<()> {
-    match (value as f32).is_normal() && value > 0.0 {
-        true => Ok(()),
-        false => Err(Error::argument(name, "a positive number within the range of f32", value)),
+    fn check(&self) -> Result<()> {
+        let in_unit = |name: &str, value: f64| match value {
+            0.0..1.0 => Ok(()),
+            _ => Err(Error::argument(name, "at least 0 and below 1", value)),
+        };
+        in_unit("beta1", self.beta1)?;
+        in_unit("beta2", self.beta2)?;
+        let clip = self.clip.unwrap_or(1.0);
+        for (name, value) in
+            [("learning_rate", self.learning_rate), ("epsilon", self.epsilon), ("clip", clip)]
+        {
+            // The device computes in f32.
+            if !((value as f32).is_normal() && value > 0.0) {
+                return Err(Error::argument(name, "a positive number within the range of f32", value));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -142,14 +142,15 @@ impl<B: Backend> Optimizer<B> {
         ([&self.rate, &self.m, &self.v, &self.norm], &self.state)
     }
 
-    /// Sets the step size of the steps that follow, in the order of the device's work.
+    /// Sets the hyperparameters of the steps that follow, in the order of the device's work; moments stay. To change the step
+    /// size alone: `adam.set(Adam { learning_rate, ..*adam.config() })`.
     ///
     /// # Errors
-    /// [`Error::Argument`] if it is not a positive number within the range of f32; the device's.
-    pub fn set_learning_rate(&mut self, learning_rate: f64) -> Result<()> {
-        positive("learning_rate", learning_rate)?;
-        self.backend.upload(&[learning_rate as f32], self.backend.view_mut(&mut self.rate, 0, 1))?;
-        self.config.learning_rate = learning_rate;
+    /// [`Error::Argument`] if one is out of its range; the device's.
+    pub fn set(&mut self, config: Adam) -> Result<()> {
+        config.check()?;
+        self.backend.upload(&[config.learning_rate as f32], self.backend.view_mut(&mut self.rate, 0, 1))?;
+        self.config = config;
         Ok(())
     }
 

@@ -364,12 +364,12 @@ mod tests {
     }
 
     /// Tokens, targets and mask.
-    fn draw(seed: u64) -> (Vec<u32>, Vec<u32>, Vec<u8>) {
+    fn draw(seed: u64, batch: usize) -> (Vec<u32>, Vec<u32>, Vec<u8>) {
         println!("seed {seed}");
         let mut random = Random::new(seed, Purpose::Show, 0, 0);
         let mut below = |len: usize, most: u32| (0..len).map(|_| random.below(most)).collect::<Vec<_>>();
-        let (tokens, targets) = (below(BATCH * TIME, 4), below(BATCH * OUTPUTS, 3));
-        (tokens, targets, below(BATCH * OUTPUTS, 2).into_iter().map(|bit| bit as u8).collect())
+        let (tokens, targets) = (below(batch * TIME, 4), below(batch * OUTPUTS, 3));
+        (tokens, targets, below(batch * OUTPUTS, 2).into_iter().map(|bit| bit as u8).collect())
     }
 
     fn begin(cuda: &Cuda, seed: u64, adam: Adam) -> (Parameters<Cuda>, Optimizer<Cuda>) {
@@ -379,16 +379,33 @@ mod tests {
     }
 
     /// Takes a step, whose length is 7.
-    fn take(steps: &mut Steps, seed: u64, (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
-        let (tokens, targets, mask) = draw(seed);
+    fn take(steps: &mut Steps, seed: u64, trained: &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
+        take_batch(steps, seed, BATCH, trained);
+    }
+
+    fn take_batch(
+        steps: &mut Steps,
+        seed: u64,
+        batch: usize,
+        (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>),
+    ) {
+        let (tokens, targets, mask) = draw(seed, batch);
         let (tokens, targets, mask) = (&tokens[..], &targets[..], &mask[..]);
         let batch = LengthBatch { length: 7, time: TIME, outputs: OUTPUTS, tokens, targets, mask };
         steps.step(&batch, parameters, optimizer).expect("a step");
     }
 
     /// The same on a tape.
-    fn take_on_tape(seed: u64, (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
-        let (tokens, targets, mask) = draw(seed);
+    fn take_on_tape(seed: u64, trained: &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
+        take_batch_on_tape(seed, BATCH, trained);
+    }
+
+    fn take_batch_on_tape(
+        seed: u64,
+        batch: usize,
+        (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>),
+    ) {
+        let (tokens, targets, mask) = draw(seed, batch);
         let sequences: Vec<&[u32]> = tokens.chunks_exact(TIME).collect();
         let mut tape = Tape::new(parameters, BATCH, TIME).expect("a tape");
         let hidden = tape.scan(parameters, &sequences, Outputs::LastN(OUTPUTS)).expect("a scan");
@@ -414,7 +431,7 @@ mod tests {
             |steps: &mut Steps| steps.recordings.get(7).map(|one| one.graph.0.cu_graph_exec() as usize);
         let first = graph(&mut steps);
         for (_, optimizer) in [&mut recorded, &mut taped] {
-            optimizer.set_learning_rate(3e-2).expect("a step size");
+            optimizer.set(Adam { learning_rate: 3e-2, ..*optimizer.config() }).expect("a step size");
         }
         take(&mut steps, 3, &mut recorded);
         take_on_tape(3, &mut taped);
@@ -435,9 +452,10 @@ mod tests {
             take(&mut steps, 5, &mut second);
             take_on_tape(5, &mut taped);
             assert_eq!(bits(&second), bits(&taped), "{adam:?}");
-            // The same memory, with an optimiser of its own.
-            second.1 = Adam { beta2: 0.9, ..adam }.build(&second.0).expect("an optimiser");
-            taped.1 = Adam { beta2: 0.9, ..adam }.build(&taped.0).expect("an optimiser");
+            // The same memory.
+            for (_, optimizer) in [&mut second, &mut taped] {
+                optimizer.set(Adam { beta2: 0.9, ..adam }).expect("hyperparameters");
+            }
             take(&mut steps, 6, &mut second);
             take_on_tape(6, &mut taped);
             assert_eq!(bits(&second), bits(&taped), "{adam:?}");
@@ -445,6 +463,19 @@ mod tests {
         assert_eq!(bits(&first), before);
         take(&mut steps, 8, &mut first);
         assert_ne!(bits(&first), before);
+    }
+
+    /// A length whose batch is another than it was.
+    #[test]
+    fn another_shape_of_a_length_is_recorded_anew() {
+        let cuda = test_device();
+        let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 10, Adam::paper()));
+        let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
+        for (seed, batch) in [(11, BATCH), (12, BATCH - 1), (13, BATCH)] {
+            take_batch(&mut steps, seed, batch, &mut recorded);
+            take_batch_on_tape(seed, batch, &mut taped);
+            assert_eq!(bits(&recorded), bits(&taped), "{batch} sequences");
+        }
     }
 
     #[test]
