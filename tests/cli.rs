@@ -555,6 +555,32 @@ mod cuda {
         }
     }
 
+    /// Lengths of 1 to 8, then up to 500: the same as on the CPU, whatever the type.
+    #[test]
+    fn a_small_model_learns_and_generalises_as_on_the_cpu() {
+        let folder = temporary();
+        let settings = ["--hidden", "16", "--batch", "8", "--max-length", "8", "--learning-rate", "0.01"];
+        let train = |out: &str, device: &[&str]| {
+            let run = ["train", "parity_check", "--steps", "250", "--out", out, "--metrics-every", "50"];
+            let little = ["--samples", "8", "--every", "99"];
+            let start = Instant::now();
+            let text = stdout(&on_gpu(folder.path(), &[&run[..], &settings, &little, device].concat(), &[]));
+            println!("{out}, {:.1} s:\n{text}", start.elapsed().as_secs_f64());
+            let score = text.split("score ").nth(1).and_then(|rest| rest.split(',').next());
+            let losses = metrics(&folder.path().join(out));
+            let loss = losses.last().and_then(|row| row.split(',').nth(2));
+            [score, loss].map(|number| number.expect(&text).parse::<f64>().expect("a number"))
+        };
+        let runs = [
+            train("cpu", &["--device", "cpu"]),
+            train("f32", &["--device", "cuda:0", "--dtype", "f32"]),
+            train("bf16", &["--device", "cuda:0", "--dtype", "bf16"]),
+        ];
+        for [score, loss] in runs {
+            assert!(score >= 0.99 && loss < 0.02, "score {score}, loss {loss}");
+        }
+    }
+
     /// With steps of which one in four is read, so that the host runs ahead.
     #[test]
     fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {

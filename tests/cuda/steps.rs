@@ -2,11 +2,15 @@
 //! that waits; models of their own weights; divergence.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
+use pr_lstm::backend::Backend as _;
+use pr_lstm::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use pr_lstm::cuda::cudarc::driver::{CudaContext, CudaStream};
 use pr_lstm::model::Cell;
 use pr_lstm::tasks::Task;
 use pr_lstm::train::{Settings, StepMetrics, Trainer};
-use pr_lstm::{Adam, Checkpoint, Cuda, Error, Model};
+use pr_lstm::{Adam, Checkpoint, Cuda, Dtype, Error, Model};
 
 use crate::common::device::{Device, Storage};
 use crate::common::{assert_same_bits, bits, random, refused};
@@ -87,6 +91,49 @@ fn a_step_is_one_launch_and_waits_for_nothing() {
     // The loss is read where it is asked for.
     assert!(trainer.step(true).unwrap().unwrap().loss.is_finite());
     assert!(count(&device.calls(), "cuMemcpyDtoHAsync_v2") > 0);
+}
+
+/// A run that another thread goes on with, in a context that is not current there yet.
+#[test]
+fn a_run_may_move_to_another_thread() {
+    let device = Device::take();
+    let settings = settings(Task::ParityCheck, 12);
+    let (_, expected) = run(&mut Trainer::new(settings.clone(), device.backend(Storage::Bf16)).unwrap());
+    let mut trainer = Trainer::new(settings, device.backend(Storage::Bf16)).unwrap();
+    for _ in 0..8 {
+        trainer.step(false).unwrap();
+    }
+    let (_, found) = std::thread::spawn(move || run(&mut trainer)).join().unwrap();
+    assert!(found == expected);
+}
+
+#[test]
+fn streams_of_others_are_refused_or_left_alone() {
+    let _device = Device::take();
+    let settings = settings(Task::ParityCheck, 13);
+    // Events that would spoil a capture.
+    let context = CudaContext::new(0).unwrap();
+    let on = |stream: &Arc<CudaStream>| Cuda::on(stream).unwrap().with_dtype(Dtype::Bf16).unwrap();
+    let tracked = on(&context.new_stream().unwrap());
+    refused(
+        Trainer::new(settings.clone(), tracked.clone()).map(drop),
+        &["event tracking is on", "disable_event_tracking"],
+    );
+    let (_, expected) = run(&mut Trainer::new(settings.clone(), tracked.without_graphs()).unwrap());
+    // A capture of the stream's owner.
+    let context = CudaContext::new(0).unwrap();
+    // SAFETY: one stream, so there is nothing for events to order.
+    unsafe { context.disable_event_tracking() };
+    let stream = context.new_stream().unwrap();
+    let mut trainer = Trainer::new(settings, on(&stream)).unwrap();
+    for _ in 0..6 {
+        trainer.step(false).unwrap();
+    }
+    stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+    refused(trainer.step(false).map(drop), &["take a training step", "a capture is in progress"]);
+    stream.end_capture(CUgraphInstantiate_flags(0)).expect("nothing spoiled it");
+    let (_, found) = run(&mut trainer);
+    assert!(found == expected);
 }
 
 fn logits(model: &Model<Cuda>) -> Vec<f32> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaSlice, CudaView, DeviceSlice};
 
 use super::capture::record;
+use super::driver::tracked;
 use super::kept::Kept;
 use super::launch::{self, Recorded, Span};
 use super::pinned::Pinned;
@@ -117,6 +118,9 @@ impl Steps {
         outputs: usize,
     ) -> Result<Self> {
         let (cuda, config) = (parameters.backend().clone(), parameters.config().clone());
+        if cuda.stream().context().is_event_tracking() {
+            return Err(tracked());
+        }
         let mut planner = Planner::new();
         let mut schedule = Schedule::default();
         planner.padded(&mut schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
@@ -153,8 +157,8 @@ impl Steps {
         let LengthBatch { length, time, outputs, .. } = *batch;
         let shape = Shape { batch: batch.tokens.len() / time, time, outputs };
         self.check(batch, shape, parameters)?;
+        // Makes the context this thread's, too.
         self.cuda.outside_capture("take a training step")?;
-        self.cuda.recordable()?;
         parameters.own_weights()?;
         let fixed = Fixed::of(parameters, optimizer);
         if self.fixed.as_ref() != Some(&fixed) {
