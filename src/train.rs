@@ -85,7 +85,7 @@ pub struct StepMetrics {
 #[derive(Debug)]
 enum Work<B: Backend> {
     /// Call by call.
-    Taped(Tape<B>),
+    Taped(Box<Tape<B>>),
     /// One call each.
     Recorded(B::Steps),
 }
@@ -165,7 +165,7 @@ impl<B: Backend> Trainer<B> {
                     false => Tape::new(&parameters, batch, max_time),
                 }?;
                 tape.reserve(&Outputs::LastN(outputs))?;
-                Work::Taped(tape)
+                Work::Taped(Box::new(tape))
             }
         };
         let optimizer = settings.adam.build(&parameters)?;
