@@ -10,6 +10,7 @@ mod golden;
 mod gradients;
 mod integers;
 mod memory;
+mod modelled;
 mod order;
 mod planned;
 mod steps;
