@@ -183,7 +183,7 @@ fn what_the_workspace_held_before_changes_no_bit() {
                 let mut schedule = Schedule::default();
                 Planner::new().padded(&mut schedule, 20, 21, &Outputs::All, Rows::Reuse).unwrap();
                 let plan = cpu.plan(&config, &schedule, Pass::Infer).unwrap();
-                let mut pass = |fill: u8| {
+                let pass = |fill: u8| {
                     let mut workspace = cpu.alloc::<f32>(cpu.workspace_bytes(&plan) / 4).unwrap();
                     let workspace: &mut [u8] = bytemuck::cast_slice_mut(workspace.as_mut_slice());
                     workspace.fill(fill);

@@ -4,6 +4,7 @@ use super::CpuPath;
 use super::gates;
 use super::lanes::Lanes;
 use super::path::Kernel;
+use crate::backend::Dtype;
 use crate::random::{Purpose, Random};
 
 /// What gates give of one number.
@@ -62,7 +63,7 @@ impl Kernel for Apply<'_> {
 
 fn apply(path: CpuPath, x: &[f32]) -> Vec<Gates> {
     let mut y = Vec::new();
-    path.checked().expect("an available path").run(Apply { x, y: &mut y });
+    path.checked(Dtype::F32).expect("an available path").run(Apply { x, y: &mut y });
     assert_eq!(y.len(), x.len());
     y
 }

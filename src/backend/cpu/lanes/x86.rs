@@ -142,7 +142,11 @@ impl<const DOTS: bool> Lanes for Avx512<DOTS> {
         if const { DOTS } {
             // SAFETY: the type vouches for the instruction set; a vector of pairs has the bits of one of words.
             return Avx512(unsafe {
-                _mm512_dpbf16_ps(self.0, std::mem::transmute(x.0), std::mem::transmute(w.0))
+                _mm512_dpbf16_ps(
+                    self.0,
+                    std::mem::transmute::<__m512, __m512bh>(x.0),
+                    std::mem::transmute::<__m512, __m512bh>(w.0),
+                )
             });
         }
         x.odd().fma(w.odd(), x.even().fma(w.even(), self))
