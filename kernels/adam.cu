@@ -67,6 +67,6 @@ extern "C" __global__ void update(const __grid_constant__ AdamArguments argument
     arguments.m[i] = m;
     arguments.v[i] = v;
     const float root = __fadd_rn(__fsqrt_rn(__fdiv_rn(v, arguments.factors[2])), arguments.epsilon);
-    const float rate = __fdiv_rn(__fmul_rn(arguments.rate, __fdiv_rn(m, arguments.factors[1])), root);
+    const float rate = __fdiv_rn(__fmul_rn(arguments.rate[0], __fdiv_rn(m, arguments.factors[1])), root);
     arguments.parameters[i] = __fsub_rn(arguments.parameters[i], rate);
 }

@@ -4,20 +4,6 @@
 #include "common/arguments.cuh"
 #include "common/storage.cuh"
 
-// The unit and gate of a column of a packed row, or a gate beyond the last for the padding: `column` undone by search,
-// a few dozen steps an element, once a model.
-template <class Storage>
-__device__ inline bool find_column(uint32_t gates, uint32_t column, uint32_t& gate, uint32_t& unit) {
-    for (gate = 0; gate < gates; ++gate) {
-        for (unit = 0; unit < kBlockUnits; ++unit) {
-            if (Storage::column(gates, gate, unit) == column) {
-                return true;
-            }
-        }
-    }
-    return false;
-}
-
 template <class Storage>
 __device__ inline void pack_weights(const PackArguments& arguments) {
     const uint32_t stride = Storage::stride(arguments.gates);
@@ -32,9 +18,9 @@ __device__ inline void pack_weights(const PackArguments& arguments) {
     }
     const uint32_t k = stage * kStageK + k_in_stage;
     const uint32_t segment = k / arguments.padded, in_segment = k % arguments.padded;
-    uint32_t gate, unit_of_block;
     float w = 0.0f;
-    if (find_column<Storage>(arguments.gates, column, gate, unit_of_block)) {
+    if (column < arguments.gates * kBlockUnits) { // no padding
+        const auto [gate, unit_of_block] = Storage::place(arguments.gates, column);
         const uint64_t unit = block * kBlockUnits + unit_of_block;
         if (unit < arguments.units && segment < arguments.segments && in_segment < arguments.segment) {
             const size_t row = size_t(segment) * arguments.segment + in_segment;
@@ -64,9 +50,9 @@ __device__ inline void pack_transposed_weights(const PackArguments& arguments) {
     }
     const uint32_t k = stage * kStageK + k_in_stage;
     const uint32_t gate = k / units, unit = k % units;
-    uint32_t group, input_of_group;
     float w = 0.0f;
-    if (find_column<Storage>(kGroups, column, group, input_of_group)) {
+    if (column < kGroups * kBlockUnits) { // no padding
+        const auto [group, input_of_group] = Storage::place(kGroups, column);
         const uint64_t input = (block * kGroups + group) * kBlockUnits + input_of_group;
         const uint64_t segment = input / arguments.padded, in_segment = input % arguments.padded;
         if (gate < arguments.gates && unit < arguments.units && segment < arguments.segments && in_segment < arguments.segment) {

@@ -37,6 +37,24 @@ impl Adam {
     /// # Errors
     /// [`Error::Argument`] if a hyperparameter is out of its range; the device's if it is out of memory.
     pub fn build<B: Backend>(self, parameters: &Parameters<B>) -> Result<Optimizer<B>> {
+        self.check()?;
+        let backend = parameters.backend().clone();
+        let len = parameters.layout().len();
+        let mut rate = backend.alloc(1)?;
+        backend.upload(&[self.learning_rate as f32], backend.view_mut(&mut rate, 0, 1))?;
+        Ok(Optimizer {
+            config: self,
+            rate,
+            m: backend.alloc(len)?,
+            v: backend.alloc(len)?,
+            state: backend.alloc(2)?,
+            norm: backend.alloc(1)?,
+            len,
+            backend,
+        })
+    }
+
+    fn check(&self) -> Result<()> {
         let in_unit = |name: &str, value: f64| match value {
             0.0..1.0 => Ok(()),
             _ => Err(Error::argument(name, "at least 0 and below 1", value)),
@@ -52,17 +70,7 @@ impl Adam {
                 return Err(Error::argument(name, "a positive number within the range of f32", value));
             }
         }
-        let backend = parameters.backend().clone();
-        let len = parameters.layout().len();
-        Ok(Optimizer {
-            config: self,
-            m: backend.alloc(len)?,
-            v: backend.alloc(len)?,
-            state: backend.alloc(2)?,
-            norm: backend.alloc(1)?,
-            len,
-            backend,
-        })
+        Ok(())
     }
 }
 
@@ -72,6 +80,7 @@ pub struct Optimizer<B: Backend> {
     config: Adam,
     backend: B,
     len: usize,
+    rate: B::Buffer<f32>,
     m: B::Buffer<f32>,
     v: B::Buffer<f32>,
     state: B::Buffer<u64>,
@@ -97,17 +106,52 @@ impl<B: Backend> Optimizer<B> {
                 found,
             ));
         }
-        let (backend, len) = (&self.backend, self.len);
+        let backend = self.backend.clone();
+        self.enqueue(&backend, parameters, &gradients.flat)
+    }
+
+    /// The same on a handle of the same device that records, say; parameters and gradient are known to fit.
+    pub(crate) fn enqueue(
+        &mut self,
+        backend: &B,
+        parameters: &mut Parameters<B>,
+        gradient: &B::Buffer<f32>,
+    ) -> Result<()> {
+        let len = self.len;
         let buffers = AdamBuffers {
             parameters: backend.view_mut(&mut parameters.flat, 0, len),
-            gradient: backend.view(&gradients.flat, 0, len),
+            gradient: backend.view(gradient, 0, len),
+            rate: backend.view(&self.rate, 0, 1),
             m: backend.view_mut(&mut self.m, 0, len),
             v: backend.view_mut(&mut self.v, 0, len),
             state: backend.view_mut(&mut self.state, 0, 2),
             norm: backend.view_mut(&mut self.norm, 0, 1),
         };
         backend.adam(&self.config, buffers)?;
-        parameters.repack()
+        parameters.repack(backend)
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Adam {
+        &self.config
+    }
+
+    /// All memory that an update reads or writes: step size, moments and norm; steps.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn memory(&self) -> ([&B::Buffer<f32>; 4], &B::Buffer<u64>) {
+        ([&self.rate, &self.m, &self.v, &self.norm], &self.state)
+    }
+
+    /// Sets the hyperparameters of the steps that follow, in the order of the device's work; moments stay. To change the step
+    /// size alone: `adam.set(Adam { learning_rate, ..*adam.config() })`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if one is out of its range; the device's.
+    pub fn set(&mut self, config: Adam) -> Result<()> {
+        config.check()?;
+        self.backend.upload(&[config.learning_rate as f32], self.backend.view_mut(&mut self.rate, 0, 1))?;
+        self.config = config;
+        Ok(())
     }
 
     /// Steps taken, and the last gradient's norm before clipping. Waits for the device.

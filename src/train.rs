@@ -2,11 +2,12 @@
 //! the output positions, the norm clipped, Adam. A run is a function of its settings and its seed.
 
 use crate::backend::Backend;
+use crate::backend::steps::LengthBatch;
 use crate::error::{Error, Result};
 use crate::model::{Cell, Checkpoint, Config, Parameters, Recurrence};
 use crate::optim::{Adam, Optimizer};
 use crate::random::{Purpose, Random};
-use crate::tape::Tape;
+use crate::tape::{Metrics, Tape};
 use crate::tasks::{Batch, Task};
 use crate::tree::Outputs;
 
@@ -80,13 +81,22 @@ pub struct StepMetrics {
     pub gradient_norm: f32,
 }
 
+/// How the device takes steps.
+#[derive(Debug)]
+enum Work<B: Backend> {
+    /// Call by call.
+    Taped(Box<Tape<B>>),
+    /// One call each.
+    Recorded(B::Steps),
+}
+
 /// A training run at work.
 #[derive(Debug)]
 pub struct Trainer<B: Backend> {
     settings: Settings,
     parameters: Parameters<B>,
     optimizer: Optimizer<B>,
-    tape: Tape<B>,
+    work: Work<B>,
     batch: Batch,
     step: u64,
 }
@@ -144,13 +154,22 @@ impl<B: Backend> Trainer<B> {
         // Input and output grow with the length, but modular arithmetic shortens the even ones.
         let time = |length| task.input_length(length) + task.output_length(length);
         let max_time = time(max_length).max(time(max_length.saturating_sub(1).max(1)));
-        let mut tape = match recompute {
-            true => Tape::recompute(&parameters, batch, max_time),
-            false => Tape::new(&parameters, batch, max_time),
-        }?;
-        tape.reserve(&Outputs::LastN(task.output_length(max_length)))?;
+        let outputs = task.output_length(max_length);
+        // Recorded steps keep every `z`.
+        let recorded = if recompute { None } else { B::steps(&parameters, batch, max_time, outputs)? };
+        let work = match recorded {
+            Some(steps) => Work::Recorded(steps),
+            None => {
+                let mut tape = match recompute {
+                    true => Tape::recompute(&parameters, batch, max_time),
+                    false => Tape::new(&parameters, batch, max_time),
+                }?;
+                tape.reserve(&Outputs::LastN(outputs))?;
+                Work::Taped(Box::new(tape))
+            }
+        };
         let optimizer = settings.adam.build(&parameters)?;
-        Ok(Trainer { settings, parameters, optimizer, tape, batch: Batch::default(), step })
+        Ok(Trainer { settings, parameters, optimizer, work, batch: Batch::default(), step })
     }
 
     /// Takes a step; reads its loss if `measure`, which waits for the device.
@@ -162,21 +181,30 @@ impl<B: Backend> Trainer<B> {
         let step = self.step + 1;
         let length = 1 + Random::new(seed, Purpose::Length, step, 0).below(max_length as u32) as usize;
         self.batch.fill(task, length, batch, seed, Purpose::Train, step)?;
-        let sequences: Vec<&[u32]> = self.batch.tokens.chunks_exact(self.batch.time).collect();
-        self.tape.clear();
-        let hidden = self.tape.scan(&self.parameters, &sequences, Outputs::LastN(self.batch.outputs))?;
-        let logits = self.tape.readout(&self.parameters, hidden)?;
-        let loss = self.tape.cross_entropy_masked(logits, &self.batch.targets, &self.batch.mask)?;
-        let gradients = self.tape.backward(loss)?;
-        self.optimizer.step(&mut self.parameters, gradients)?;
+        let Batch { tokens, targets, mask, time, outputs, .. } = &self.batch;
+        let (time, outputs) = (*time, *outputs);
+        let measured = match &mut self.work {
+            Work::Taped(tape) => {
+                let sequences: Vec<&[u32]> = tokens.chunks_exact(time).collect();
+                tape.clear();
+                let hidden = tape.scan(&self.parameters, &sequences, Outputs::LastN(outputs))?;
+                let logits = tape.readout(&self.parameters, hidden)?;
+                let loss = tape.cross_entropy_masked(logits, targets, mask)?;
+                let gradients = tape.backward(loss)?;
+                self.optimizer.step(&mut self.parameters, gradients)?;
+                measure.then(|| tape.metrics(loss)).transpose()?
+            }
+            Work::Recorded(steps) => {
+                let batch = LengthBatch { length, time, outputs, tokens, targets, mask };
+                B::take(steps, &batch, &mut self.parameters, &mut self.optimizer)?;
+                measure.then(|| B::measured(steps)).transpose()?.map(Metrics::from)
+            }
+        };
         self.step = step;
-        if !measure {
-            return Ok(None);
-        }
+        let Some(Metrics { loss, right, counted }) = measured else { return Ok(None) };
         let gradient_norm = self.optimizer.status()?.gradient_norm;
-        let metrics = self.tape.metrics(loss)?;
-        let accuracy = metrics.right as f64 / metrics.counted.max(1) as f64;
-        Ok(Some(StepMetrics { step, length, loss: metrics.loss, accuracy, gradient_norm }))
+        let accuracy = right as f64 / counted.max(1) as f64;
+        Ok(Some(StepMetrics { step, length, loss, accuracy, gradient_norm }))
     }
 
     /// Steps taken.
@@ -189,11 +217,15 @@ impl<B: Backend> Trainer<B> {
         &self.settings
     }
 
-    /// Bytes on the device that the run holds: the tape, known before its first step, the parameters, what is packed
+    /// Bytes on the device that the run holds: the tape or recorded steps, known before the first, the parameters, what is packed
     /// of them, and Adam's moments.
     pub fn bytes(&self) -> usize {
         let floats = self.parameters.layout().len();
-        self.tape.bytes() + self.parameters.model().weights_bytes() + 3 * floats * size_of::<f32>()
+        let work = match &self.work {
+            Work::Taped(tape) => tape.bytes(),
+            Work::Recorded(steps) => B::steps_bytes(steps),
+        };
+        work + self.parameters.model().weights_bytes() + 3 * floats * size_of::<f32>()
     }
 
     /// The parameters.

@@ -361,18 +361,28 @@ fn every_model_trains_and_is_evaluated() {
     }
 }
 
-#[test]
-fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {
+/// Takes a run whole; takes it again, kills it in its first half, and resumes it: the same bytes. `start` makes the program,
+/// `little` is what an evaluation takes.
+fn killed_and_resumed(
+    start: impl Fn(&Path, &[&str]) -> Command,
+    steps: u64,
+    every: &str,
+    settings: &[&str],
+    little: &[&str],
+) {
     let folder = temporary();
-    let settings = [&["--steps", "600", "--checkpoint-every", "7", "--seed", "3"][..], &SMALL].concat();
+    let run =
+        |arguments: &[&str]| stdout(&start(folder.path(), arguments).output().expect("the program starts"));
+    let number = steps.to_string();
+    let settings = [&["--steps", &number, "--checkpoint-every", every], settings, little].concat();
     let train = |out| [&["train", "parity_check", "--out", out][..], &settings].concat();
-    stdout(&run(folder.path(), &train("whole")));
+    run(&train("whole"));
 
     let mut child =
-        program(folder.path(), &train("killed")).stdout(std::process::Stdio::null()).spawn().unwrap();
+        start(folder.path(), &train("killed")).stdout(std::process::Stdio::null()).spawn().unwrap();
     let model = folder.path().join("killed/model.safetensors");
     // Somewhere in the middle: not before its first checkpoints, and before its end.
-    let wanted = 20 + u64::from(std::process::id() % 200);
+    let wanted = steps / 30 + u64::from(std::process::id()) % (steps / 3);
     let deadline = Instant::now() + Duration::from_secs(60);
     while !Checkpoint::read(&model).is_ok_and(|checkpoint| checkpoint.step >= wanted) {
         assert!(Instant::now() < deadline, "no checkpoint at step {wanted}");
@@ -381,10 +391,10 @@ fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {
     child.kill().unwrap();
     child.wait().unwrap();
     let step = Checkpoint::read(&model).expect("whole at any time").step;
-    assert!((wanted..600).contains(&step), "killed at {step}");
+    assert!((wanted..steps).contains(&step), "killed at {step}");
 
-    let resume = ["train", "--resume", "killed", "--checkpoint-every", "7", "--samples", "1"];
-    let text = stdout(&run(folder.path(), &resume));
+    let resume = [&["train", "--resume", "killed", "--checkpoint-every", every], little].concat();
+    let text = run(&resume);
     assert!(text.contains(&format!("going on after step {step}")), "{text}");
     let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
     for name in ["model.safetensors", "config.toml", "accuracy-by-length.svg"] {
@@ -394,6 +404,12 @@ fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {
         );
     }
     assert_eq!(metrics(&whole), metrics(&killed));
+}
+
+#[test]
+fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {
+    let settings = ["--hidden", "8", "--batch", "8", "--max-length", "10", "--seed", "3"];
+    killed_and_resumed(program, 600, "7", &settings, &["--samples", "1"]);
 }
 
 #[test]
@@ -424,10 +440,15 @@ mod cuda {
 
     const CUDA: [&str; 2] = ["--device", "cuda:0"];
 
-    fn on_gpu(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    fn gpu_program(folder: &Path, arguments: &[&str]) -> Command {
         let library = virtual_gpu::directory().expect("the virtual GPU was built with the tests");
         let mut command = program(folder, arguments);
         command.env("LD_LIBRARY_PATH", library);
+        command
+    }
+
+    fn on_gpu(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = gpu_program(folder, arguments);
         for (name, value) in variables {
             command.env(format!("PR_LSTM_VIRTUAL_GPU_{name}"), value);
         }
@@ -532,6 +553,40 @@ mod cuda {
             };
             assert!(read(&whole) == read(&part), "{dtype}: the runs differ");
         }
+    }
+
+    /// Lengths of 1 to 8, then up to 500: the same as on the CPU, whatever the type.
+    #[test]
+    fn a_small_model_learns_and_generalises_as_on_the_cpu() {
+        let folder = temporary();
+        let settings = ["--hidden", "16", "--batch", "8", "--max-length", "8", "--learning-rate", "0.01"];
+        let train = |out: &str, device: &[&str]| {
+            let run = ["train", "parity_check", "--steps", "250", "--out", out, "--metrics-every", "50"];
+            let little = ["--samples", "8", "--every", "99"];
+            let start = Instant::now();
+            let text = stdout(&on_gpu(folder.path(), &[&run[..], &settings, &little, device].concat(), &[]));
+            println!("{out}, {:.1} s:\n{text}", start.elapsed().as_secs_f64());
+            let score = text.split("score ").nth(1).and_then(|rest| rest.split(',').next());
+            let losses = metrics(&folder.path().join(out));
+            let loss = losses.last().and_then(|row| row.split(',').nth(2));
+            [score, loss].map(|number| number.expect(&text).parse::<f64>().expect("a number"))
+        };
+        let runs = [
+            train("cpu", &["--device", "cpu"]),
+            train("f32", &["--device", "cuda:0", "--dtype", "f32"]),
+            train("bf16", &["--device", "cuda:0", "--dtype", "bf16"]),
+        ];
+        for [score, loss] in runs {
+            assert!(score >= 0.99 && loss < 0.02, "score {score}, loss {loss}");
+        }
+    }
+
+    /// With steps of which one in four is read, so that the host runs ahead.
+    #[test]
+    fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {
+        let settings = ["--hidden", "16", "--batch", "4", "--max-length", "5", "--seed", "3"];
+        let little = ["--metrics-every", "4", "--samples", "1", "--every", "499", "--device", "cuda:0"];
+        killed_and_resumed(gpu_program, 90, "3", &settings, &little);
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! What nvcc and ptxas made of the kernels: registers, spills, the main loops' instructions, and what the PTX may not
 //! hold. Owns no value that a kernel computes: those are in `cuda.rs`.
 
+#[path = "common/ptxas.rs"]
+mod ptxas;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use ptxas::{Resources, resources};
 
 /// Where build.rs left PTX, cubins and ptxas' words, and the folder of the compiler.
 const KERNELS: &str = env!("PR_LSTM_KERNELS");
@@ -87,45 +92,6 @@ fn training_kernels_of(image: &str) -> BTreeSet<String> {
         names.extend(["into_places", "into_input"].map(|kernel| format!("{kernel}_{tile}")));
     }
     names
-}
-
-/// What ptxas said of one kernel.
-#[derive(Debug, Default, PartialEq)]
-struct Resources {
-    registers: u32,
-    shared: u32,
-    stack: u32,
-    spills: u32,
-}
-
-/// The number before `what` in a line such as `8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads`.
-fn number_before(line: &str, what: &str) -> Option<u32> {
-    line.split(',').find_map(|part| part.trim().strip_suffix(what)?.split_whitespace().last()?.parse().ok())
-}
-
-/// `ptxas -v` by kernel.
-fn resources(words: &str) -> BTreeMap<String, Resources> {
-    let mut kernels = BTreeMap::new();
-    let mut name = String::new();
-    for line in words.lines() {
-        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
-            name = rest.split('\'').next().unwrap().into();
-            kernels.insert(
-                name.clone(),
-                Resources { registers: u32::MAX, spills: u32::MAX, ..Resources::default() },
-            );
-        } else if let Some(kernel) = kernels.get_mut(&name) {
-            if let Some(stack) = number_before(line, " bytes stack frame") {
-                let stores = number_before(line, " bytes spill stores").expect(line);
-                let loads = number_before(line, " bytes spill loads").expect(line);
-                (kernel.stack, kernel.spills) = (stack, stores + loads);
-            } else if let Some(used) = line.split("Used ").nth(1) {
-                kernel.registers = used.split(' ').next().unwrap().parse().expect(line);
-                kernel.shared = number_before(line, " bytes smem").unwrap_or(0);
-            }
-        }
-    }
-    kernels
 }
 
 /// No kernel spills a register or keeps anything in local memory, on any architecture; the table of what they use.

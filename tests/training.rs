@@ -144,6 +144,33 @@ fn adam_clips_as_the_oracle_does() {
     }
 }
 
+/// A step after a change is that of an optimiser that was built with the new numbers.
+#[test]
+fn hyperparameters_may_change_between_steps() {
+    let d_output = narrow(&normals(&mut random(50), 8, 1.0));
+    let slow = Adam { learning_rate: 1e-3, ..Adam::paper() };
+    let fast = Adam { learning_rate: 1e-2, beta1: 0.7, ..slow };
+    let mut stepper = Stepper::new(51, slow, 1.0);
+    stepper.step(&d_output);
+    let (flat, moments) = (stepper.parameters.to_vec().unwrap(), stepper.adam.moments().unwrap());
+    let expected = |adam: Adam| {
+        let mut other = Stepper::new(51, adam, 1.0);
+        other.parameters = Parameters::new(&other.config, Cpu::new(), &flat).unwrap();
+        other.adam.restore(&moments, 1).unwrap();
+        other.step(&d_output);
+        other.state()
+    };
+    for bad in [0.0, -1e-3, f64::NAN, f64::INFINITY, 1e39, 1e-46] {
+        let bad = Adam { learning_rate: bad, ..fast };
+        refused(stepper.adam.set(bad), &["learning_rate", "positive"]);
+    }
+    assert_eq!(*stepper.adam.config(), slow);
+    stepper.adam.set(fast).unwrap();
+    stepper.step(&d_output);
+    assert!(expected(slow) != expected(fast));
+    assert!(stepper.state() == expected(fast));
+}
+
 #[test]
 fn a_gradient_that_is_not_finite_writes_nothing() {
     // The gradient of the last is finite, but its norm is beyond f32.

@@ -185,6 +185,7 @@ struct LossArguments {
 struct AdamArguments {
     float* parameters; // [len]
     const float* gradient;
+    const float* rate; // [1]
     float* m;
     float* v;
     uint64_t* state;   // steps taken, first bad step or 0
@@ -194,7 +195,7 @@ struct AdamArguments {
     uint64_t len;
     double clip;       // most norm, or infinity
     double beta1, beta2;
-    float rate, epsilon;
+    float epsilon;
 };
 
 struct AddArguments {

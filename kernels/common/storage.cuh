@@ -47,6 +47,16 @@ __device__ constexpr int tensor_column(int gates, int gate, int unit) {
     return ((half * 2 + octet) * gates + gate) * 8 + thread * 2 + parity;
 }
 
+// The other way round: whose column this is.
+struct Place {
+    uint32_t gate, unit;
+};
+
+__device__ constexpr Place tensor_place(uint32_t gates, uint32_t column) {
+    const uint32_t tile = column / 8, octets = tile / gates;
+    return {tile % gates, octets / 2 * 16 + column % 8 / 2 * 4 + octets % 2 * 2 + column % 2};
+}
+
 // One plane of 16 bits.
 template <class Format>
 struct Narrow {
@@ -58,6 +68,7 @@ struct Narrow {
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates + 8; }
     __device__ static constexpr int column(int gates, int gate, int unit) { return tensor_column(gates, gate, unit); }
+    __device__ static constexpr Place place(uint32_t gates, uint32_t column) { return tensor_place(gates, column); }
 
     __device__ static float load(const Element* at, size_t) { return Format::widen(*at); }
     __device__ static void load4(float (&x)[4], const Element* at, size_t) {
@@ -108,6 +119,7 @@ struct Split {
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates + 8; }
     __device__ static constexpr int column(int gates, int gate, int unit) { return tensor_column(gates, gate, unit); }
+    __device__ static constexpr Place place(uint32_t gates, uint32_t column) { return tensor_place(gates, column); }
 
     // Exact, in whichever order.
     __device__ static float load(const Element* at, size_t plane) {
@@ -157,6 +169,7 @@ struct Ffma {
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates; }
     __device__ static constexpr int column(int, int gate, int unit) { return gate * kBlockUnits + unit; }
+    __device__ static constexpr Place place(uint32_t, uint32_t column) { return {column / kBlockUnits, column % kBlockUnits}; }
 
     __device__ static float load(const Element* at, size_t) { return *at; }
     __device__ static void load4(float (&x)[4], const Element* at, size_t) {

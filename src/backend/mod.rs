@@ -17,12 +17,13 @@ pub mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod dtype;
+pub(crate) mod steps;
 
 pub use dtype::Dtype;
 
 pub(crate) mod sealed {
     /// Backends live in this crate: the trait may grow.
-    pub trait Sealed {}
+    pub use super::steps::Sealed;
 
     /// What CUDA's own crate asks of a scalar.
     #[cfg(feature = "cuda")]
@@ -92,6 +93,8 @@ pub struct AdamBuffers<'a, B: Backend> {
     pub parameters: B::ViewMut<'a, f32>,
     /// The gradient before clipping.
     pub gradient: B::View<'a, f32>,
+    /// `[1]`: the step size. On the device, so that work which was recorded once follows it.
+    pub rate: B::View<'a, f32>,
     /// First moments.
     pub m: B::ViewMut<'a, f32>,
     /// Second moments.
@@ -268,7 +271,7 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
         d_loss: Self::View<'_, f32>,
         d_logits: Self::ViewMut<'_, f32>,
     ) -> Result<()>;
-    /// Global norm, clipping and Adam's update in one.
+    /// Global norm, clipping and Adam's update in one. The step size is that of the buffers, not of `config`.
     fn adam(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()>;
 
     /// Bytes of an arena of states that outlives a pass.

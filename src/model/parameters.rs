@@ -100,14 +100,23 @@ impl<B: Backend> Parameters<B> {
         &self.weights
     }
 
-    /// Derives the packed weights anew, in place if nobody else holds them.
-    pub(crate) fn repack(&mut self) -> Result<()> {
-        if Arc::get_mut(&mut self.weights).is_none() {
-            self.weights = Arc::new(self.backend.weights(&self.config, Pass::Train)?);
-        }
-        let flat = self.backend.view(&self.flat, 0, self.layout.len());
+    /// Sees to it that nobody else holds the packed weights, so that they can be packed in place.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn own_weights(&mut self) -> Result<()> {
         match Arc::get_mut(&mut self.weights) {
-            Some(weights) => self.backend.pack(flat, weights),
+            Some(_) => Ok(()),
+            None => self.repack(&self.backend.clone()),
+        }
+    }
+
+    /// Derives the packed weights anew, in place if nobody else holds them.
+    pub(crate) fn repack(&mut self, backend: &B) -> Result<()> {
+        if Arc::get_mut(&mut self.weights).is_none() {
+            self.weights = Arc::new(backend.weights(&self.config, Pass::Train)?);
+        }
+        let flat = backend.view(&self.flat, 0, self.layout.len());
+        match Arc::get_mut(&mut self.weights) {
+            Some(weights) => backend.pack(flat, weights),
             None => Ok(()), // not reached: the only holder was made above
         }
     }

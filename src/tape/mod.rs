@@ -62,6 +62,13 @@ pub struct Metrics {
     pub counted: usize,
 }
 
+impl From<[f32; 3]> for Metrics {
+    /// What a device writes: `[loss, right, counted]`.
+    fn from([loss, right, counted]: [f32; 3]) -> Self {
+        Metrics { loss, right: right as usize, counted: counted as usize }
+    }
+}
+
 /// Gradients of a custom function: from the inputs' values, and the gradient of its result, to those of its inputs.
 type CustomBackward = Box<dyn FnOnce(&[&[f32]], &[f32]) -> Vec<Vec<f32>> + Send>;
 
@@ -216,7 +223,7 @@ impl<B: Backend> Tape<B> {
         }
         let mut metrics = [0.0; 3];
         self.backend.download(self.backend.view(&storage.value, 0, 3), &mut metrics)?;
-        Ok(Metrics { loss: metrics[0], right: metrics[1] as usize, counted: metrics[2] as usize })
+        Ok(metrics.into())
     }
 
     /// The gradient of the dense input of a scan, `[input rows, D]`, once the tape was walked back.

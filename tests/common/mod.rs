@@ -9,6 +9,8 @@ mod batch;
 pub mod device;
 mod measure;
 mod pass;
+#[cfg(feature = "cuda")]
+pub mod ptxas;
 
 pub use batch::*;
 pub use measure::*;

@@ -162,6 +162,7 @@ fn adam_steps<B: Backend>(
     let len = parameters.len();
     let mut device_parameters = on_device(backend, parameters);
     let (mut m, mut v) = (backend.alloc(len).unwrap(), backend.alloc(len).unwrap());
+    let rate = on_device(backend, &[adam.learning_rate as f32]);
     let (mut state, mut norm) = (backend.alloc(2).unwrap(), backend.alloc(1).unwrap());
     let (mut steps, mut norms) = (Vec::new(), Vec::new());
     let read = |buffer: &B::Buffer<f32>, len: usize| {
@@ -174,6 +175,7 @@ fn adam_steps<B: Backend>(
         let buffers = AdamBuffers {
             parameters: backend.view_mut(&mut device_parameters, 0, len),
             gradient: backend.view(&gradient, 0, len),
+            rate: backend.view(&rate, 0, 1),
             m: backend.view_mut(&mut m, 0, len),
             v: backend.view_mut(&mut v, 0, len),
             state: backend.view_mut(&mut state, 0, 2),

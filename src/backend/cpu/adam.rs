@@ -18,7 +18,7 @@ const RUNNING: usize = 16;
 
 /// One update; see [`Backend::adam`](crate::backend::Backend::adam).
 pub(super) fn adam(path: CpuPath, config: &Adam, buffers: AdamBuffers<'_, Cpu>) {
-    let AdamBuffers { parameters, gradient, m, v, state, norm } = buffers;
+    let AdamBuffers { parameters, gradient, rate, m, v, state, norm } = buffers;
     let global = norm_of(path, gradient);
     norm[0] = global as f32;
     let step = state[0] + 1;
@@ -38,7 +38,7 @@ pub(super) fn adam(path: CpuPath, config: &Adam, buffers: AdamBuffers<'_, Cpu>) 
         beta: [config.beta1, config.beta2].map(|beta| beta as f32),
         rest: [config.beta1, config.beta2].map(|beta| (1.0 - beta) as f32),
         correction: [config.beta1, config.beta2].map(|beta| correction(beta) as f32),
-        rate: config.learning_rate as f32,
+        rate: rate[0],
         epsilon: config.epsilon as f32,
     };
     let len = parameters.len();

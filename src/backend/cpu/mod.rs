@@ -47,7 +47,7 @@ pub use path::CpuPath;
 pub use plan::CpuPlan;
 
 use super::check::check_len;
-use super::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass, sealed};
+use super::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass};
 use crate::error::{Error, Result};
 use crate::model::{Config, Recurrence};
 use crate::optim::Adam;
@@ -276,8 +276,6 @@ impl Cpu {
         Ok(())
     }
 }
-
-impl sealed::Sealed for Cpu {}
 
 impl Backend for Cpu {
     type Buffer<T: Element> = CpuBuffer<T>;
@@ -520,12 +518,13 @@ impl Backend for Cpu {
     }
 
     fn adam(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()> {
-        let AdamBuffers { parameters, gradient, m, v, state, norm } = &buffers;
+        let AdamBuffers { parameters, gradient, rate, m, v, state, norm } = &buffers;
         for (name, len) in [("gradient", gradient.len()), ("m", m.len()), ("v", v.len())] {
             check_len(name, len, parameters.len())?;
         }
         check_len("state", state.len(), 2)?;
         check_len("norm", norm.len(), 1)?;
+        check_len("rate", rate.len(), 1)?;
         adam::adam(self.path, config, buffers);
         Ok(())
     }

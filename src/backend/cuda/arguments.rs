@@ -270,6 +270,7 @@ pub(super) struct LossArguments {
 pub(super) struct AdamArguments {
     pub parameters: u64,
     pub gradient: u64,
+    pub rate: u64,
     pub m: u64,
     pub v: u64,
     pub state: u64,
@@ -280,7 +281,6 @@ pub(super) struct AdamArguments {
     pub clip: f64,
     pub beta1: f64,
     pub beta2: f64,
-    pub rate: f32,
     pub epsilon: f32,
 }
 

@@ -12,7 +12,7 @@ use super::launch::{self, Span};
 use super::storage::{ALIGNMENT, Sizes, Storage};
 use super::{Cuda, CudaPlan, CudaWeights, f32_storage, plan};
 use crate::backend::check::check_len;
-use crate::backend::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass, sealed};
+use crate::backend::{AdamBuffers, Backend, Dtype, Element, Input, Labelled, Pass};
 use crate::error::{Error, Result};
 use crate::model::Config;
 use crate::optim::Adam;
@@ -173,8 +173,6 @@ fn check_aligned(argument: &str, memory: Span) -> Result<()> {
     Err(Error::argument(argument, expected, format!("address {:#x}", memory.address())))
 }
 
-impl sealed::Sealed for Cuda {}
-
 impl Backend for Cuda {
     type Buffer<T: Element> = CudaSlice<T>;
     type View<'a, T: Element> = CudaView<'a, T>;
@@ -291,7 +289,7 @@ impl Backend for Cuda {
         if device.is_empty() {
             return Ok(());
         }
-        self.stream().memset_zeros(&mut device).map_err(|error| self.failed("set memory to zero", error))
+        self.target().memset_zeros(&mut device).map_err(|error| self.failed("set memory to zero", error))
     }
 
     fn add(&self, from: CudaView<'_, f32>, mut to: CudaViewMut<'_, f32>) -> Result<()> {

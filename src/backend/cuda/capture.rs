@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, CudaView, CudaViewMut};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
 
 use super::driver::tracked;
-use super::launch;
+use super::launch::{self, Recorded};
 use super::{Cuda, is_captured};
 use crate::backend::{Backend as _, Element, Input};
 use crate::error::Result;
@@ -79,7 +79,7 @@ impl GraphInput for f32 {
 /// model's stream, in whose order it is freed after the last replay; so it must not be dropped while that stream is
 /// captured by someone else.
 pub struct Graph<'a, T: GraphInput> {
-    graph: CudaGraph,
+    graph: Recorded,
     /// The model's stream: not the one that the graph was captured on.
     stream: Arc<CudaStream>,
     // What the graph's launches read and write.
@@ -112,28 +112,37 @@ pub fn capture<'a, T: GraphInput>(
 ) -> Result<Graph<'a, T>> {
     let cuda = model.backend();
     let stream = Arc::clone(cuda.stream());
+    let (input, mut workspace, mut y) = (input.into(), workspace.into(), y.into());
+    let graph = record(cuda, |recorder| {
+        let input = T::input(input.view());
+        model.on(recorder.clone()).forward_into(plan, input, workspace.view_mut(), y.view_mut())
+    })?;
+    Ok(Graph { graph, stream, _model: model.clone(), plan: plan.clone(), input, _workspace: workspace, y })
+}
+
+/// Records what `work` enqueues on the handle that it is given, without running it. Work that allocates, waits or copies to
+/// or from the host is refused. No capture is left open.
+///
+/// # Errors
+/// [`Error::Unavailable`](crate::Error::Unavailable) if cudarc's event tracking is on in the stream's context, or the stream
+/// is being captured; those of `work`; the device's.
+pub(super) fn record(cuda: &Cuda, work: impl FnOnce(&Cuda) -> Result<()>) -> Result<Recorded> {
+    let stream = cuda.stream();
     if stream.context().is_event_tracking() {
         return Err(tracked());
     }
-    if is_captured(&stream)? {
+    if is_captured(stream)? {
         return Err(super::in_capture(&cuda.name(), "begin another"));
     }
-    let (input, mut workspace, mut y) = (input.into(), workspace.into(), y.into());
     let recording = stream.context().new_stream().map_err(|error| cuda.failed("make a stream", error))?;
     recording
         .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .map_err(|error| cuda.failed("begin a capture", error))?;
-    let recorded = model.on(cuda.recording(&recording)).forward_into(
-        plan,
-        T::input(input.view()),
-        workspace.view_mut(),
-        y.view_mut(),
-    );
+    let recorded = work(&cuda.recording(&recording));
     let graph = recording.end_capture(CUgraphInstantiate_flags(0));
     recorded?;
     let graph = graph.map_err(|error| cuda.failed("end a capture", error))?;
-    let graph = graph.ok_or_else(|| super::in_capture(&cuda.name(), "capture a pass"))?;
-    Ok(Graph { graph, stream, _model: model.clone(), plan: plan.clone(), input, _workspace: workspace, y })
+    graph.map(Recorded).ok_or_else(|| super::in_capture(&cuda.name(), "capture it"))
 }
 
 impl<T: GraphInput> Graph<'_, T> {

@@ -10,8 +10,8 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut, DriverError,
-    SyncOnDrop, result, sys,
+    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr,
+    DevicePtrMut, DriverError, PinnedHostSlice, SyncOnDrop, result, sys,
 };
 
 use super::arguments::{
@@ -74,10 +74,22 @@ pub(super) fn launch<A: Arguments>(
     }
 }
 
+/// Launches that were recorded, to be enqueued in one call. Whoever holds them keeps the memory that they use.
+pub(super) struct Recorded(pub CudaGraph);
+
+// SAFETY: the driver takes a graph from any thread, if from one at a time; a shared reference gives nothing away.
+unsafe impl Send for Recorded {}
+
+impl std::fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorded").finish_non_exhaustive()
+    }
+}
+
 /// Enqueues a graph, on a stream of its context. The stream's context is current on this thread.
-pub(super) fn replay(stream: &CudaStream, graph: &CudaGraph) -> Result<(), DriverError> {
+pub(super) fn replay(stream: &CudaStream, graph: &Recorded) -> Result<(), DriverError> {
     // SAFETY: the graph is there, and whoever holds it keeps the memory of its launches.
-    unsafe { result::graph::launch(graph.cu_graph_exec(), stream.cu_stream()) }
+    unsafe { result::graph::launch(graph.0.cu_graph_exec(), stream.cu_stream()) }
 }
 
 /// Device memory as the kernels see it.
@@ -179,4 +191,55 @@ pub(super) fn copy(stream: &CudaStream, from: u64, to: u64, bytes: usize) -> Res
 pub(super) fn write_word(stream: &CudaStream, to: u64, word: u32) -> Result<(), DriverError> {
     // SAFETY: as for a launch; `word` is copied before the call returns, being no pinned memory.
     unsafe { result::memcpy_htod_async(to, &[word], stream.cu_stream()) }
+}
+
+/// Pinned words of the host. Who drops them has waited for their copies.
+#[derive(Debug)]
+pub(super) struct PinnedWords {
+    memory: PinnedHostSlice<u32>,
+    start: *mut u32,
+}
+
+// SAFETY: the words are this struct's alone, and host memory may be used from any thread.
+unsafe impl Send for PinnedWords {}
+
+impl PinnedWords {
+    /// So many zeros. The host writes them in order and does not read them, so they need not pass its caches.
+    pub(super) fn new(context: &Arc<CudaContext>, len: usize) -> Result<Self, DriverError> {
+        // SAFETY: all words are written below before anyone reads one.
+        let mut memory = unsafe { context.alloc_pinned::<u32>(len.max(1)) }?;
+        let start = memory.as_mut_ptr()?;
+        // SAFETY: as many words were allocated.
+        unsafe { start.write_bytes(0, memory.len()) };
+        Ok(PinnedWords { memory, start })
+    }
+
+    /// The words. No copy of them may be under way.
+    pub(super) fn as_mut_slice(&mut self) -> &mut [u32] {
+        // SAFETY: the memory is there as long as `self`, is aligned and initialised, and nothing else has its address.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.memory.len()) }
+    }
+}
+
+/// Enqueues a copy of the first `len` words, which must stay as they are until it has ended.
+pub(super) fn copy_pinned(
+    stream: &CudaStream,
+    from: &PinnedWords,
+    len: usize,
+    to: &mut CudaSlice<u32>,
+) -> Result<(), DriverError> {
+    assert!(len <= from.memory.len() && len <= to.len(), "{len} words");
+    stream.context().bind_to_thread()?;
+    let (to, _to) = Span::of_mut(to, stream);
+    // SAFETY: both have so many words, by the check above; the caller keeps the host's as they are.
+    unsafe {
+        let words = std::slice::from_raw_parts(from.start, len);
+        result::memcpy_htod_async(to.address(), words, stream.cu_stream())
+    }
+}
+
+/// The first `len` bytes of words.
+pub(super) fn bytes<'a>(words: &CudaView<'a, u32>, len: usize) -> Option<CudaView<'a, u8>> {
+    // SAFETY: every byte of a word is one, and `transmute` checks the length.
+    unsafe { words.transmute::<u8>(len) }
 }

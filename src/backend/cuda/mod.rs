@@ -12,10 +12,13 @@ mod driver;
 mod forward;
 mod frame;
 mod image;
+mod kept;
 mod kernels;
 mod launch;
+mod pinned;
 mod plan;
 mod regions;
+mod steps;
 mod storage;
 mod training;
 mod update;
@@ -64,6 +67,8 @@ pub struct Cuda {
     tile: Option<Tile>,
     /// Where launches go while a capture is recorded: a stream of its own, so that no other thread's work gets into it.
     recording: Option<Arc<CudaStream>>,
+    /// Whether training steps are recorded.
+    graphs: bool,
 }
 
 #[derive(Debug)]
@@ -133,6 +138,13 @@ impl Cuda {
         Ok(Cuda { tile: Some(tile), ..self })
     }
 
+    /// The same device with every launch of a training step a call of its own, as tapes have it: for tests and measurements,
+    /// and for a context whose event tracking is on. The results have the same bits.
+    #[must_use]
+    pub fn without_graphs(self) -> Self {
+        Cuda { graphs: false, ..self }
+    }
+
     /// The stream that everything is enqueued on.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.shared.stream
@@ -158,7 +170,7 @@ impl Cuda {
         let storage = storage.unwrap_or_else(|| f32_storage(device.chip));
         let kernels = Kernels::load(stream.context(), &device, storage)?;
         let shared = Shared { stream, device, storage, kernels, training: OnceLock::new() };
-        Ok(Cuda { shared: Arc::new(shared), tile: None, recording: None })
+        Ok(Cuda { shared: Arc::new(shared), tile: None, recording: None, graphs: true })
     }
 
     /// The same device with its launches on another stream of the context, to be captured there.
@@ -213,8 +225,8 @@ impl Cuda {
             return Ok(self);
         }
         let Shared { stream, device, .. } = &*self.shared;
-        let tile = self.tile;
-        let cuda = Self::load(Arc::clone(stream), device.clone(), Some(storage))?;
+        let Cuda { tile, graphs, .. } = self;
+        let cuda = Cuda { graphs, ..Self::load(Arc::clone(stream), device.clone(), Some(storage))? };
         match tile {
             Some(tile) => cuda.with_tile(tile.rows()),
             None => Ok(cuda),
@@ -233,8 +245,16 @@ impl Cuda {
         failed(&self.name(), action, error)
     }
 
-    /// Refuses to `action`, which allocates, waits or copies, while the stream is being captured.
+    /// Where work goes: the stream, or the one on which it is recorded.
+    fn target(&self) -> &Arc<CudaStream> {
+        self.recording.as_ref().unwrap_or(self.stream())
+    }
+
+    /// Refuses to `action`, which allocates, waits or copies, while the stream is being captured or this handle records.
     fn outside_capture(&self, action: &str) -> Result<()> {
+        if self.recording.is_some() {
+            return Err(in_capture(&self.name(), action));
+        }
         outside_capture(self.stream(), action)
     }
 
@@ -290,8 +310,7 @@ impl Cuda {
             return Err(Error::argument("pass", expected, format!("{x} by {y} by {z}")));
         }
         let shape = Shape { blocks: [x as u32, y as u32, z as u32], threads, shared };
-        let stream = self.recording.as_ref().unwrap_or(self.stream());
-        let launched = launch::launch(stream, kernel, arguments, shape);
+        let launched = launch::launch(self.target(), kernel, arguments, shape);
         launched.map_err(|error| self.failed(action, error))
     }
 
@@ -360,4 +379,13 @@ fn outside_capture(stream: &CudaStream, action: &str) -> Result<()> {
         true => Err(in_capture(&device_name(stream.context().ordinal()), action)),
         false => Ok(()),
     }
+}
+
+/// A device for tests: the virtual one, if no card was asked for.
+#[cfg(test)]
+fn test_device() -> Cuda {
+    if !std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
+        virtual_gpu::load().expect("the virtual GPU was built with the tests");
+    }
+    Cuda::new(0).expect("a device")
 }

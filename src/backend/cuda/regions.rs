@@ -116,17 +116,10 @@ impl CudaPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cuda::Cuda;
+    use crate::backend::cuda::{Cuda, test_device as device};
     use crate::model::{Cell, Config};
     use crate::random::{Purpose, Random};
     use crate::tree::{Outputs, Planner, Rows, Schedule};
-
-    fn device() -> Cuda {
-        if !std::env::var("PR_LSTM_TEST_GPU").is_ok_and(|value| value == "real") {
-            virtual_gpu::load().expect("the virtual GPU was built with the tests");
-        }
-        Cuda::new(0).expect("a device")
-    }
 
     #[test]
     fn what_is_made_for_the_largest_batch_does_for_all() {

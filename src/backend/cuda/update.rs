@@ -150,13 +150,15 @@ impl Cuda {
 
     /// Global norm, clipping and Adam's update.
     pub(super) fn adam_update(&self, config: &Adam, buffers: AdamBuffers<'_, Self>) -> Result<()> {
-        let AdamBuffers { mut parameters, gradient, mut m, mut v, mut state, mut norm } = buffers;
+        let AdamBuffers { mut parameters, gradient, rate, mut m, mut v, mut state, mut norm } = buffers;
         let len = parameters.len();
         for (name, found) in [("gradient", gradient.len()), ("m", m.len()), ("v", v.len())] {
             check_len(name, found, len)?;
         }
         check_len("state", state.len(), 2)?;
         check_len("norm", norm.len(), 1)?;
+        check_len("rate", rate.len(), 1)?;
+        self.own("rate", &rate)?;
         self.own("gradient", &gradient)?;
         self.own("state", &state)?;
         for (name, memory) in [("parameters", &parameters), ("m", &m), ("v", &v), ("norm", &norm)] {
@@ -169,6 +171,7 @@ impl Cuda {
         let (scratch, _scratch) = Span::of_mut(&mut *scratch, stream);
         let (parameters, _parameters) = Span::of_mut(&mut parameters, stream);
         let (gradient, _gradient) = Span::of(&gradient, stream);
+        let (rate, _rate) = Span::of(&rate, stream);
         let (m, _m) = Span::of_mut(&mut m, stream);
         let (v, _v) = Span::of_mut(&mut v, stream);
         let (state, _state) = Span::of_mut(&mut state, stream);
@@ -186,7 +189,7 @@ impl Cuda {
             clip: config.clip.unwrap_or(f64::INFINITY),
             beta1: config.beta1,
             beta2: config.beta2,
-            rate: config.learning_rate as f32,
+            rate: rate.address(),
             epsilon: config.epsilon as f32,
         };
         self.launch("find the norm", &kernels.square_sums, &arguments, [NORM_BLOCKS, 1, 1], 256, 0)?;

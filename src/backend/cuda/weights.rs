@@ -1,8 +1,8 @@
 //! The weights of a model, packed: where each layer lies in one buffer, and the launches that fill it.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-use cudarc::driver::{CudaSlice, CudaView};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView};
 
 use super::Cuda;
 use super::arguments::{PackArguments, PackBiasArguments};
@@ -75,6 +75,15 @@ impl CudaWeights {
         })
     }
 
+    /// Where what is packed lies, and the partial sums.
+    pub(super) fn addresses(&self, stream: &CudaStream) -> Vec<u64> {
+        let sums = self.readout_partial.as_ref().map(|partial| {
+            let sums = partial.sums.lock().unwrap_or_else(PoisonError::into_inner);
+            Span::of(&*sums, stream).0.address()
+        });
+        std::iter::once(Span::of(&self.buffer, stream).0.address()).chain(sums).collect()
+    }
+
     /// Fills the buffer from the flat parameters.
     pub(super) fn pack(&mut self, cuda: &Cuda, parameters: &CudaView<'_, f32>) -> Result<()> {
         check_len("parameters", parameters.len(), self.layout.len())?;
@@ -117,7 +126,7 @@ impl CudaWeights {
         }
         for (range, start) in [&layout.readout.w, &layout.readout.b].into_iter().zip(*readout) {
             let bytes = 4 * range.len();
-            let copied = launch::copy(cuda.stream(), flat(range), to.at(start, bytes), bytes);
+            let copied = launch::copy(cuda.target(), flat(range), to.at(start, bytes), bytes);
             copied.map_err(|error| cuda.failed("copy the read-out", error))?;
         }
         Ok(())

@@ -111,8 +111,22 @@ pub struct Launched {
     pub kernel: String,
     /// Blocks, those along y and z counted.
     pub blocks: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of shared memory of a block.
+    pub shared: u32,
     /// Counts by the names of [`crate::counters::COLUMNS`].
     pub counts: HashMap<String, f64>,
+}
+
+impl Launched {
+    /// The launch with so many blocks that count what these count on average.
+    #[must_use]
+    pub fn with_blocks(&self, blocks: u32) -> Launched {
+        let more = f64::from(blocks) / f64::from(self.blocks);
+        let counts = self.counts.iter().map(|(name, count)| (name.clone(), count * more)).collect();
+        Launched { blocks, counts, ..self.clone() }
+    }
 }
 
 /// All launches that ended well since this was last called, in their order.
@@ -127,11 +141,17 @@ fn table(text: &str) -> Vec<Launched> {
     let launched = |line: &str| {
         let values: Vec<&str> = line.split('\t').collect();
         let pairs = names.iter().zip(&values);
+        // `2x3x1`, or one number.
+        let product = |column: usize| {
+            values
+                .get(column)
+                .map_or(0, |sizes| sizes.split('x').filter_map(|n| n.parse::<u32>().ok()).product())
+        };
         Launched {
             kernel: values[0].to_owned(),
-            blocks: values
-                .get(1)
-                .map_or(0, |grid| grid.split('x').filter_map(|n| n.parse::<u32>().ok()).product()),
+            blocks: product(1),
+            threads: product(2),
+            shared: product(3),
             counts: pairs.filter_map(|(n, v)| Some(((*n).to_owned(), v.parse().ok()?))).collect(),
         }
     };

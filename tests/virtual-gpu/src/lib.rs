@@ -34,6 +34,7 @@ pub mod counters;
 pub mod driver;
 pub mod host;
 pub mod machine;
+pub mod model;
 pub mod ptx;
 
 pub use host::{Launched, allocations, calls, counts, directory, last_error, launches, load, set};

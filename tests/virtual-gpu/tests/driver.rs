@@ -185,6 +185,82 @@ fn a_capture_forbids_what_a_card_does() {
     stream.synchronize().unwrap();
 }
 
+/// What the host does between two copies from pinned memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Between {
+    WaitForEvent,
+    AskEvent,
+    WaitForStream,
+    WaitForAnotherStream,
+    WaitForAnEarlierEvent,
+    Nothing,
+    GiveBack,
+}
+
+#[test]
+fn pinned_memory_is_written_once_its_copy_has_ended() {
+    use Between::*;
+    let _alone = alone();
+    for between in [
+        WaitForEvent,
+        AskEvent,
+        WaitForStream,
+        WaitForAnotherStream,
+        WaitForAnEarlierEvent,
+        Nothing,
+        GiveBack,
+    ] {
+        let (context, stream) = device();
+        let other = context.new_stream().unwrap();
+        let [early, event] = [(); 2].map(|()| context.new_event(None).unwrap());
+        // SAFETY: written before it is read.
+        let mut pinned = unsafe { context.alloc_pinned::<u32>(64) }.unwrap();
+        pinned.as_mut_slice().unwrap().fill(7);
+        let mut memory = stream.alloc_zeros::<u32>(64).unwrap();
+        let copy = |pinned: *const u32, memory: &mut cudarc::driver::CudaSlice<u32>| {
+            use cudarc::driver::DevicePtrMut as _;
+            let (to, _guard) = memory.device_ptr_mut(&stream);
+            // SAFETY: both are of 64 words; whether the host leaves them alone is what is tested.
+            unsafe {
+                let words = std::slice::from_raw_parts(pinned, 64);
+                cudarc::driver::result::memcpy_htod_async(to, words, stream.cu_stream())
+            }
+        };
+        let start = pinned.as_mut_ptr().unwrap();
+        early.record(&stream).unwrap();
+        copy(start, &mut memory).unwrap();
+        event.record(&stream).unwrap();
+        match between {
+            WaitForEvent => event.synchronize().unwrap(),
+            AskEvent => assert!(event.is_complete()),
+            WaitForStream => stream.synchronize().unwrap(),
+            WaitForAnotherStream => other.synchronize().unwrap(),
+            WaitForAnEarlierEvent => early.synchronize().unwrap(),
+            Nothing => {}
+            GiveBack => {
+                // It waits for an event of its own, which is not recorded behind this copy.
+                drop(pinned);
+                assert_eq!(code(stream.synchronize()), CUresult::CUDA_ERROR_LAUNCH_FAILED);
+                assert!(virtual_gpu::last_error().contains("given back while it was copied"));
+                continue;
+            }
+        }
+        // SAFETY: the last of the words, which live on.
+        unsafe { start.add(63).write(8) };
+        let second = code(copy(start, &mut memory));
+        if [WaitForEvent, AskEvent, WaitForStream].contains(&between) {
+            assert_eq!(second, CUresult::CUDA_SUCCESS, "{between:?}");
+            assert_eq!(stream.clone_dtoh(&memory).unwrap()[62..], [7, 8]);
+        } else {
+            assert_eq!(second, CUresult::CUDA_ERROR_LAUNCH_FAILED, "{between:?}");
+            let error = virtual_gpu::last_error();
+            assert!(error.contains("written before the copy from it had ended"), "{error}");
+        }
+        // The memory is given back after its last copy.
+        let _ = stream.synchronize();
+    }
+}
+
 #[test]
 fn errors_have_names() {
     let _alone = alone();

@@ -2,6 +2,7 @@
 
 use super::errors::*;
 use super::graph::{Unsafe, forbid};
+use super::pinned::{self, Waited};
 use super::{Answer, Context, Handle, answer, called, current, driver, healthy, put, set_current};
 use std::ffi::{c_int, c_uint, c_void};
 
@@ -188,7 +189,10 @@ pub unsafe extern "C" fn cuCtxGetDevice(out: *mut c_int) -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuCtxSynchronize() -> u32 {
     let _call = called("cuCtxSynchronize");
-    answer(healthy().and_then(|(driver, context)| forbid(driver, context, Unsafe::Whole)))
+    answer(healthy().and_then(|(driver, context)| {
+        forbid(driver, context, Unsafe::Whole)?;
+        pinned::waited(driver, context, Waited::Whole)
+    }))
 }
 
 /// `cuCtxSetFlags`: how the host waits makes no difference here.

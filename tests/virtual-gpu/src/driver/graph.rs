@@ -361,7 +361,7 @@ pub extern "C" fn cuGraphLaunch(instance: Handle, stream: Handle) -> u32 {
                         return Ok(());
                     }
                     // SAFETY: checked; the caller of the capture vouched for host memory.
-                    unsafe { transfer.run(driver, driver.memory_of(context)?) };
+                    unsafe { transfer.start(driver, context, stream)? };
                 }
             }
             if healthy().is_err() {

@@ -2,6 +2,7 @@
 
 use super::errors::*;
 use super::graph::{Node, Unsafe, forbid, record};
+use super::pinned::Waited;
 use super::{Answer, Driver, Handle, answer, called, driver, healthy, put};
 use crate::machine::global::Global;
 use std::alloc::Layout;
@@ -93,7 +94,9 @@ pub unsafe extern "C" fn cuMemHostAlloc(out: *mut *mut c_void, size: usize, _fla
 pub unsafe extern "C" fn cuMemFreeHost(at: *mut c_void) -> u32 {
     let _call = called("cuMemFreeHost");
     answer(driver().and_then(|driver| {
-        let size = driver.state().pinned.remove(&(at as u64)).ok_or(ERROR_INVALID_VALUE)?;
+        let size = *driver.state().pinned.get(&(at as u64)).ok_or(ERROR_INVALID_VALUE)?;
+        super::pinned::free(driver, super::current(), at as u64, size as u64)?;
+        driver.state().pinned.remove(&(at as u64));
         let layout = Layout::from_size_align(size, 4096).map_err(|_| ERROR_INVALID_VALUE)?;
         // SAFETY: allocated above with the same layout, and taken out of the table just now.
         unsafe { std::alloc::dealloc(at.cast(), layout) };
@@ -248,7 +251,21 @@ impl Transfer {
         }
         driver.state().latest.remove(&stream);
         // SAFETY: checked above; the caller vouches for host memory.
-        unsafe { self.run(driver, driver.memory_of(context)?) };
+        unsafe { self.start(driver, context, stream) }
+    }
+
+    /// Runs it in a stream.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    pub unsafe fn start(&self, driver: &Driver, context: Handle, stream: Handle) -> Answer {
+        // SAFETY: the caller's promise, here and below.
+        unsafe {
+            if let Transfer::ToDevice { from, size, .. } = *self {
+                super::pinned::begin(driver, context, stream, from, size)?;
+            }
+            self.run(driver, driver.memory_of(context)?);
+        }
         Ok(())
     }
 
@@ -257,7 +274,8 @@ impl Transfer {
         let (driver, context) = healthy()?;
         forbid(driver, context, Unsafe::Call)?;
         // SAFETY: the caller's promise.
-        unsafe { self.submit(0) }
+        unsafe { self.submit(0)? };
+        super::pinned::waited(driver, context, Waited::Stream(0))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod graph;
 pub mod launch;
 pub mod memory;
 pub mod module;
+pub mod pinned;
 pub mod stream;
 
 use crate::config::Config;
@@ -56,6 +57,8 @@ pub struct State {
     pub graphs: HashMap<Handle, graph::Graph>,
     /// Pinned host memory: address to size.
     pub pinned: HashMap<u64, usize>,
+    /// Copies from there that may be under way.
+    pub copies: Vec<pinned::Copy>,
     /// The latest launch of each stream that the host did not wait for, and nothing but launches came after.
     pub latest: HashMap<Handle, u16>,
     /// The last handle given out.

@@ -2,6 +2,7 @@
 
 use super::errors::*;
 use super::graph::{Unsafe, follow, forbid};
+use super::pinned::{self, Waited};
 use super::{Handle, answer, called, driver, healthy, put};
 use std::ffi::{c_int, c_uint, c_void};
 use std::time::Instant;
@@ -81,7 +82,10 @@ pub extern "C" fn cuStreamDestroy_v2(stream: Handle) -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamSynchronize(stream: Handle) -> u32 {
     let _call = called("cuStreamSynchronize");
-    answer(healthy().and_then(|(driver, context)| forbid(driver, context, Unsafe::Stream(stream))))
+    answer(healthy().and_then(|(driver, context)| {
+        forbid(driver, context, Unsafe::Stream(stream))?;
+        pinned::waited(driver, context, Waited::Stream(stream))
+    }))
 }
 
 /// `cuStreamQuery`.
@@ -193,17 +197,18 @@ pub extern "C" fn cuEventRecord(event: Handle, stream: Handle) -> u32 {
                 stream.capture
             }
         };
-        let event = state.events.get_mut(&event).ok_or(ERROR_INVALID_HANDLE)?;
-        event.captured = capture.map(|c| (c, stream));
+        let recorded = state.events.get_mut(&event).ok_or(ERROR_INVALID_HANDLE)?;
+        recorded.captured = capture.map(|c| (c, stream));
         if capture.is_none() {
-            event.at = Some(Instant::now());
+            recorded.at = Some(Instant::now());
+            pinned::record(&mut state, stream, event);
         }
         Ok(())
     }))
 }
 
 fn settled(event: Handle) -> Result<(), u32> {
-    let (driver, _) = healthy()?;
+    let (driver, context) = healthy()?;
     let mut state = driver.state();
     let captured = state.events.get(&event).ok_or(ERROR_INVALID_HANDLE)?.captured;
     if let Some((capture, _)) = captured {
@@ -212,7 +217,8 @@ fn settled(event: Handle) -> Result<(), u32> {
         }
         return Err(ERROR_CAPTURED_EVENT);
     }
-    Ok(())
+    drop(state);
+    pinned::waited(driver, context, Waited::Event(event))
 }
 
 /// `cuEventSynchronize`.

@@ -1,0 +1,188 @@
+//! What the passes of the targets would take on a card by what their launches count on the virtual GPU: *modelled,
+//! uncalibrated*, never measured. H = 256, R = 1, bf16.
+//!
+//! `cargo bench --features gpu-benches --bench modelled` prints tables in Markdown: alike launches with their bound, and the
+//! sum. Needs no GPU. As a test it runs small. The training step is run whole. The forward pass would take too long: a launch
+//! of each kernel on whole tiles is counted, and every block of the schedule's launches is taken to count as its blocks do.
+
+#[path = "../tests/common/ptxas.rs"]
+mod ptxas;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+
+use pr_lstm::backend::{Backend as _, Input};
+use pr_lstm::tree::{Planner, Rows, Schedule};
+use pr_lstm::{Adam, Checkpoint, Config, Cuda, Dtype, Model, Outputs, Parameters, Tape, model};
+use virtual_gpu::Launched;
+use virtual_gpu::model::{Bound, Card, H200, Modelled};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const HIDDEN: usize = 256;
+const UNIT_BLOCKS: usize = HIDDEN / 32;
+/// Rows of a launch of a step at most, and from how many on its tiles have 128 rows and not 64: as the library has it.
+const MOST_ROWS: usize = 16384;
+const WIDE: usize = 2048;
+/// The card, and the chip of its cubins.
+const CARD: Card = H200;
+const CHIP: &str = "sm_90";
+
+fn config() -> Config {
+    Config::new(3, HIDDEN, 2)
+}
+
+/// FLOP of a merge with its unary layer, by the algorithm.
+fn merge_flop() -> f64 {
+    (2 * (2 * HIDDEN * 5 * HIDDEN) + 2 * (HIDDEN * 4 * HIDDEN)) as f64
+}
+
+/// Registers of a thread of every kernel of these images.
+fn registers(images: &[&str]) -> Result<BTreeMap<String, u32>> {
+    let mut registers = BTreeMap::new();
+    for image in images {
+        let path = Path::new(env!("PR_LSTM_KERNELS")).join(format!("{image}.{CHIP}.txt"));
+        let words = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        registers.extend(ptxas::resources(&words).into_iter().map(|(name, used)| (name, used.registers)));
+    }
+    Ok(registers)
+}
+
+/// Prints a pass by launch and in sum; `flop` is the algorithm's.
+fn report(what: &str, flop: f64, launches: &[Launched], registers: &BTreeMap<String, u32>) -> Result<()> {
+    let mut alike: BTreeMap<(&str, u32), (usize, Modelled)> = BTreeMap::new();
+    let mut seconds = 0.0;
+    let mut by_bound: BTreeMap<Bound, f64> = BTreeMap::new();
+    for launch in launches {
+        let used = registers.get(&launch.kernel).ok_or_else(|| format!("no kernel {}", launch.kernel))?;
+        let modelled = CARD.model(launch, *used).ok_or_else(|| format!("no block of {launch:?} fits"))?;
+        alike.entry((&launch.kernel, launch.blocks)).or_insert((0, modelled)).0 += 1;
+        seconds += modelled.seconds;
+        *by_bound.entry(modelled.bound).or_default() += modelled.seconds;
+    }
+    println!("\n{what}: modelled for {}, uncalibrated\n", CARD.name);
+    println!(
+        "| kernel | blocks | on an SM | launches | µs each | µs | bound |\n|---|---|---|---|---|---|---|"
+    );
+    for ((kernel, blocks), (count, Modelled { together, seconds, bound, .. })) in alike {
+        let each = seconds * 1e6;
+        println!(
+            "| {kernel} | {blocks} | {together} | {count} | {each:.2} | {:.1} | {bound:?} |",
+            each * count as f64
+        );
+    }
+    let (rate, count) = (flop / seconds, launches.len());
+    println!("\n{count} launches, {:.1} µs, {:.2} GFLOP by the algorithm", seconds * 1e6, flop / 1e9);
+    println!(
+        "{:.1} TFLOP/s: {:.1} % of the data sheet's {:.0}, {:.1} % of the {:.0} of mma.sync (modelled, uncalibrated)",
+        rate / 1e12,
+        100.0 * rate / CARD.peak_flops(),
+        CARD.peak_flops() / 1e12,
+        100.0 * rate / CARD.mma_flops(),
+        CARD.mma_flops() / 1e12,
+    );
+    for (bound, part) in by_bound {
+        println!("{:.1} % of the time is bound by: {bound:?}", 100.0 * part / seconds);
+    }
+    Ok(())
+}
+
+/// A training step as tapes have it: the launches of the recorded step are the same. Fills, copies and packing's copies are no
+/// kernels, and not among them.
+fn training_step(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<Vec<Launched>> {
+    let mut parameters = Parameters::init(&config(), cuda.clone(), 1)?;
+    let mut adam = Adam::paper().build(&parameters)?;
+    let mut tape = Tape::new(&parameters, batch, time)?;
+    let tokens: Vec<Vec<u32>> =
+        (0..batch).map(|b| (0..time).map(|t| ((b + t * t) % 3) as u32).collect()).collect();
+    virtual_gpu::launches();
+    let hidden = tape.scan(&parameters, &tokens, outputs.clone())?;
+    let logits = tape.readout(&parameters, hidden)?;
+    let rows = tape.value(logits)?.len() / 2;
+    let targets: Vec<u32> = (0..rows).map(|row| (row % 2) as u32).collect();
+    let loss = tape.cross_entropy(logits, &targets)?;
+    adam.step(&mut parameters, tape.backward(loss)?)?;
+    if !tape.value(loss)?[0].is_finite() {
+        return Err("a loss that is not finite".into());
+    }
+    Ok(virtual_gpu::launches())
+}
+
+/// Each kernel of a pass forward on 256 rows, in tiles of so many rows.
+fn counted(cuda: Cuda, tile: usize) -> Result<BTreeMap<String, Launched>> {
+    let checkpoint = Checkpoint::new(config(), model::initial(&config(), 1)?);
+    let model = Model::new(&checkpoint, cuda.with_tile(tile)?)?;
+    let plan = model.plan(256, 2, Outputs::Last)?;
+    let stream = model.backend().stream();
+    let tokens = stream.clone_htod(&vec![1u32; plan.inputs()])?;
+    let mut workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
+    let mut y = stream.clone_htod(&vec![f32::NAN; plan.outputs() * 2])?;
+    virtual_gpu::launches();
+    model.forward_into(&plan, Input::Tokens(tokens.as_view()), workspace.as_view_mut(), y.as_view_mut())?;
+    if stream.clone_dtoh(&y)?.iter().any(|y| !y.is_finite()) {
+        return Err("a pass gave numbers that are not finite".into());
+    }
+    Ok(virtual_gpu::launches().into_iter().map(|launch| (launch.kernel.clone(), launch)).collect())
+}
+
+/// The launches of a pass forward over this schedule, their blocks as those that were counted; and its merges.
+fn forward(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<(Vec<Launched>, usize)> {
+    let [narrow, wide] = [counted(cuda.clone(), 64)?, counted(cuda.clone(), 128)?];
+    let mut schedule = Schedule::default();
+    Planner::new().padded(&mut schedule, batch, time, outputs, Rows::Reuse)?;
+    let (width, mut start, mut launches) = (schedule.width(), 0, Vec::new());
+    let rows_of = |name: &str, rows: usize, counted_rows: usize| {
+        let launch = &wide[name];
+        launch.with_blocks((rows * launch.blocks as usize).div_ceil(counted_rows) as u32)
+    };
+    launches.push(rows_of("tokens_lstm", schedule.leaves().len() * width, 512));
+    for &end in schedule.step_ends() {
+        let mut rows = (end as usize - start) * width;
+        start = end as usize;
+        while rows > 0 {
+            let now = rows.min(MOST_ROWS);
+            let (counts, tile) = if now >= WIDE { (&wide, 128) } else { (&narrow, 64) };
+            let blocks = (UNIT_BLOCKS * now.div_ceil(tile)) as u32;
+            for layer in ["merge", "unary"] {
+                launches.push(counts[&format!("{layer}_lstm_{tile}")].with_blocks(blocks));
+            }
+            rows -= now;
+        }
+    }
+    let rows = schedule.outputs().len() * width;
+    launches.extend(["collect", "readout"].map(|name| rows_of(name, rows, 256)));
+    Ok((launches, schedule.merges() * width))
+}
+
+fn main() -> Result<()> {
+    virtual_gpu::load()?;
+    let whole = std::env::args().any(|argument| argument == "--bench");
+    let cuda = Cuda::new(0)?.with_dtype(Dtype::Bf16)?;
+    println!("{CARD:#?}");
+    let inference = registers(&["bf16", "readout"])?;
+    let training = registers(&["train_bf16", "readout", "loss", "adam"])?;
+    // Packing alone is of the other image.
+    let training = inference.clone().into_iter().chain(training).collect();
+    let merges = 32 * 1024;
+    let merge =
+        counted(cuda.clone(), 128)?["merge_lstm_128"].with_blocks((UNIT_BLOCKS * MOST_ROWS / 128) as u32);
+    let flop = (merges * 2 * 2 * HIDDEN * 5 * HIDDEN) as f64;
+    report("merge of 32768 rows, two launches", flop, &[merge.clone(), merge], &inference)?;
+    for (batch, time, outputs) in
+        [(1024, 500, Outputs::All), (128, 40, Outputs::All), (128, 40, Outputs::Last)]
+    {
+        let (launches, merges) = forward(&cuda, batch, time, &outputs)?;
+        let what = format!("forward, B = {batch}, T = {time}, {outputs:?}");
+        report(&what, merges as f64 * merge_flop(), &launches, &inference)?;
+    }
+    let (batch, time) = if whole { (128, 40) } else { (2, 3) };
+    for outputs in [Outputs::Last, Outputs::All] {
+        let mut schedule = Schedule::default();
+        Planner::new().padded(&mut schedule, batch, time, &outputs, Rows::Keep)?;
+        let flop = 3.0 * (schedule.merges() * schedule.width()) as f64 * merge_flop();
+        let launches = training_step(&cuda, batch, time, &outputs)?;
+        report(&format!("training step, B = {batch}, T = {time}, {outputs:?}"), flop, &launches, &training)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,516 @@
+//! The training step as one graph a length: the batch is copied from pinned memory, then everything else, from the leaves to
+//! the packed weights, is one launch. Knows batches of equal lengths, and no task.
+//!
+//! What changes from step to step lives in device memory: tokens and targets, the step number with the sticky word beside
+//! it, the step size, bias corrections, the scale of clipping, loss and counts. A graph keeps the addresses of parameters,
+//! weights and the optimiser's memory; where one of them is another than it was, all graphs are recorded anew.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaView, DeviceSlice};
+
+use super::capture::record;
+use super::driver::tracked;
+use super::kept::Kept;
+use super::launch::{self, Recorded, Span};
+use super::pinned::Pinned;
+use super::{Cuda, CudaPlan};
+use crate::backend::steps::{LengthBatch, Sealed};
+use crate::backend::{Backend as _, Input, Labelled, Pass};
+use crate::error::{Error, Result};
+use crate::model::{Config, Parameters};
+use crate::optim::{Adam, Optimizer};
+use crate::tree::{Outputs, Planner, Rows, Schedule};
+
+/// Training steps of one model.
+#[derive(Debug)]
+pub struct Steps {
+    cuda: Cuda,
+    config: Config,
+    planner: Planner,
+    schedule: Schedule,
+    memory: Memory,
+    staged: [Pinned; 2],
+    /// Which of the two is written next.
+    next: usize,
+    recordings: Kept<Recording>,
+    /// What the recordings were made for.
+    fixed: Option<Fixed>,
+}
+
+/// Device memory that every recording uses, whatever its length.
+#[derive(Debug)]
+struct Memory {
+    workspace: CudaSlice<u8>,
+    /// Tokens, targets, then the mask a byte each.
+    batch: CudaSlice<u32>,
+    /// `[outputs, H]`, and its gradient.
+    hidden: [CudaSlice<f32>; 2],
+    /// `[outputs, O]`, and its gradient.
+    logits: [CudaSlice<f32>; 2],
+    /// `[loss, right, counted]`.
+    metrics: CudaSlice<f32>,
+    /// The gradient of the loss: 1.
+    one: CudaSlice<f32>,
+    /// Flat.
+    gradient: CudaSlice<f32>,
+}
+
+/// A step of one length.
+#[derive(Debug)]
+struct Recording {
+    shape: Shape,
+    graph: Recorded,
+    /// Its lists are read by the graph.
+    _plan: CudaPlan,
+}
+
+/// The sizes of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shape {
+    batch: usize,
+    time: usize,
+    /// Of a sequence.
+    outputs: usize,
+}
+
+impl Shape {
+    fn tokens(self) -> usize {
+        self.batch * self.time
+    }
+
+    fn rows(self) -> usize {
+        self.batch * self.outputs
+    }
+
+    fn words(self) -> usize {
+        self.tokens() + self.rows() + self.rows().div_ceil(4)
+    }
+}
+
+/// What the launches of a recording were told for good.
+#[derive(Clone, Debug, PartialEq)]
+struct Fixed {
+    addresses: Vec<u64>,
+    adam: Adam,
+}
+
+impl Fixed {
+    fn of(parameters: &Parameters<Cuda>, optimizer: &Optimizer<Cuda>) -> Self {
+        let stream = parameters.backend().stream();
+        let (floats, steps) = optimizer.memory();
+        let mut addresses = vec![Span::of(steps, stream).0.address()];
+        let floats = floats.into_iter().chain([&parameters.flat]);
+        addresses.extend(floats.map(|memory| Span::of(memory, stream).0.address()));
+        addresses.extend(parameters.weights().addresses(stream));
+        // The step size is read where it lies.
+        Fixed { addresses, adam: Adam { learning_rate: 0.0, ..*optimizer.config() } }
+    }
+}
+
+impl Steps {
+    /// Steps of `batch` sequences of at most `time` tokens, of which the last `outputs` at most are read. Allocates what all
+    /// of them use.
+    pub(super) fn new(
+        parameters: &Parameters<Cuda>,
+        batch: usize,
+        time: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        let (cuda, config) = (parameters.backend().clone(), parameters.config().clone());
+        if cuda.stream().context().is_event_tracking() {
+            return Err(tracked());
+        }
+        let mut planner = Planner::new();
+        let mut schedule = Schedule::default();
+        planner.padded(&mut schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
+        let plan = cuda.plan(&config, &schedule, Pass::Train)?;
+        let shape = Shape { batch, time, outputs };
+        let two = |len: usize| Ok([cuda.alloc(len)?, cuda.alloc(len)?]);
+        let mut one = cuda.alloc(1)?;
+        cuda.upload(&[1.0], one.as_view_mut())?;
+        let memory = Memory {
+            workspace: cuda.alloc(cuda.workspace_bytes(&plan))?,
+            batch: cuda.alloc(shape.words())?,
+            hidden: two(shape.rows() * config.hidden)?,
+            logits: two(shape.rows() * config.output)?,
+            metrics: cuda.alloc(3)?,
+            one,
+            gradient: cuda.alloc(parameters.layout().len())?,
+        };
+        let pinned = || {
+            let pinned = Pinned::new(cuda.stream(), shape.words());
+            pinned.map_err(|error| cuda.failed("allocate pinned memory", error))
+        };
+        let staged = [pinned()?, pinned()?];
+        let recordings = Kept::default();
+        Ok(Steps { cuda, config, planner, schedule, memory, staged, next: 0, recordings, fixed: None })
+    }
+
+    /// Enqueues a step; records it first where it is the first of its length.
+    pub(super) fn step(
+        &mut self,
+        batch: &LengthBatch<'_>,
+        parameters: &mut Parameters<Cuda>,
+        optimizer: &mut Optimizer<Cuda>,
+    ) -> Result<()> {
+        let LengthBatch { length, time, outputs, .. } = *batch;
+        let shape = Shape { batch: batch.tokens.len() / time, time, outputs };
+        self.check(batch, shape, parameters)?;
+        // Makes the context this thread's, too.
+        self.cuda.outside_capture("take a training step")?;
+        parameters.own_weights()?;
+        let fixed = Fixed::of(parameters, optimizer);
+        if self.fixed.as_ref() != Some(&fixed) {
+            self.recordings.clear();
+            self.fixed = Some(fixed);
+        }
+        if self.recordings.get(length).is_none_or(|recording| recording.shape != shape) {
+            let recording = self.record(shape, parameters, optimizer)?;
+            self.recordings.insert(length, recording);
+        }
+        self.stage(batch, shape)?;
+        let Some(Recording { graph, .. }) = self.recordings.get(length) else { return Ok(()) };
+        launch::replay(self.cuda.stream(), graph).map_err(|error| self.cuda.failed("launch a step", error))
+    }
+
+    /// Loss, right and counted of the last step. Waits for the device.
+    pub(super) fn metrics(&self) -> Result<[f32; 3]> {
+        let mut metrics = [f32::NAN; 3];
+        self.cuda.download(self.memory.metrics.as_view(), &mut metrics)?;
+        Ok(metrics)
+    }
+
+    /// Refuses a batch that the memory was not made for.
+    fn check(&self, batch: &LengthBatch<'_>, shape: Shape, parameters: &Parameters<Cuda>) -> Result<()> {
+        let room = self.memory.batch.len();
+        if shape.words() > room || shape.rows() * self.config.output > self.memory.logits[0].len() {
+            return Err(Error::argument("batch", format!("at most {room} words"), format!("{shape:?}")));
+        }
+        for (name, len, expected) in [
+            ("tokens", batch.tokens.len(), shape.tokens()),
+            ("targets", batch.targets.len(), shape.rows()),
+            ("mask", batch.mask.len(), shape.rows()),
+        ] {
+            if len != expected {
+                return Err(Error::argument(name, format!("{expected} elements"), len));
+            }
+        }
+        if *parameters.config() != self.config {
+            let (expected, found) = (&self.config, parameters.config());
+            return Err(Error::argument(
+                "parameters",
+                format!("those of {expected:?}"),
+                format!("{found:?}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Copies a batch to the device without waiting, unless the host is two steps ahead of it.
+    fn stage(&mut self, batch: &LengthBatch<'_>, shape: Shape) -> Result<()> {
+        let pinned = &mut self.staged[self.next];
+        let words =
+            pinned.write(shape.words()).map_err(|error| self.cuda.failed("wait for a batch", error))?;
+        let (tokens, rest) = words.split_at_mut(shape.tokens());
+        let (targets, mask) = rest.split_at_mut(shape.rows());
+        tokens.copy_from_slice(batch.tokens);
+        targets.copy_from_slice(batch.targets);
+        bytemuck::cast_slice_mut(mask)[..shape.rows()].copy_from_slice(batch.mask);
+        let copied = pinned.copy(shape.words(), &mut self.memory.batch);
+        copied.map_err(|error| self.cuda.failed("copy a batch", error))?;
+        self.next = 1 - self.next;
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        shape: Shape,
+        parameters: &mut Parameters<Cuda>,
+        optimizer: &mut Optimizer<Cuda>,
+    ) -> Result<Recording> {
+        let Shape { batch, time, outputs } = shape;
+        self.planner.padded(&mut self.schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
+        let plan = self.cuda.plan(&self.config, &self.schedule, Pass::Train)?;
+        let bytes = self.cuda.workspace_bytes(&plan);
+        if bytes > self.memory.workspace.len() {
+            let found = format!("{bytes} for a batch of {batch} by {time}");
+            let expected = format!("at most {} bytes of workspace", self.memory.workspace.len());
+            return Err(Error::argument("batch", expected, found));
+        }
+        let (memory, config) = (&mut self.memory, &self.config);
+        let graph =
+            record(&self.cuda, |cuda| memory.enqueue(cuda, config, &plan, shape, parameters, optimizer))?;
+        Ok(Recording { shape, graph, _plan: plan })
+    }
+}
+
+impl Sealed for Cuda {
+    type Steps = Steps;
+
+    fn steps(
+        parameters: &Parameters<Self>,
+        batch: usize,
+        time: usize,
+        outputs: usize,
+    ) -> Result<Option<Steps>> {
+        match parameters.backend().graphs {
+            true => Steps::new(parameters, batch, time, outputs).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn take(
+        steps: &mut Steps,
+        batch: &LengthBatch<'_>,
+        parameters: &mut Parameters<Self>,
+        optimizer: &mut Optimizer<Self>,
+    ) -> Result<()> {
+        steps.step(batch, parameters, optimizer)
+    }
+
+    fn steps_bytes(steps: &Steps) -> usize {
+        steps.memory.bytes()
+    }
+
+    fn measured(steps: &Steps) -> Result<[f32; 3]> {
+        steps.metrics()
+    }
+}
+
+impl Memory {
+    fn bytes(&self) -> usize {
+        let Memory { workspace, batch, hidden, logits, metrics, one, gradient } = self;
+        let floats = hidden.iter().chain(logits).chain([metrics, one, gradient]);
+        workspace.num_bytes() + batch.num_bytes() + floats.map(DeviceSlice::num_bytes).sum::<usize>()
+    }
+
+    /// The step, launch by launch, in the order of the tape.
+    fn enqueue(
+        &mut self,
+        cuda: &Cuda,
+        config: &Config,
+        plan: &CudaPlan,
+        shape: Shape,
+        parameters: &mut Parameters<Cuda>,
+        optimizer: &mut Optimizer<Cuda>,
+    ) -> Result<()> {
+        let Memory { workspace, batch, hidden, logits, metrics, one, gradient } = self;
+        let ([hidden, d_hidden], [logits, d_logits]) = (hidden, logits);
+        let (hidden_len, logits_len) = (shape.rows() * config.hidden, shape.rows() * config.output);
+        let tokens = || Input::Tokens(batch.slice(..shape.tokens()));
+        let labels = batch.slice(shape.tokens()..shape.words());
+        let weights = Arc::clone(parameters.weights());
+        let bytes = cuda.workspace_bytes(plan);
+
+        cuda.scan(&weights, plan, tokens(), workspace.slice_mut(..bytes), hidden.slice_mut(..hidden_len))?;
+        cuda.readout(&weights, hidden.slice(..hidden_len), logits.slice_mut(..logits_len))?;
+        cuda.cross_entropy(
+            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
+            metrics.as_view_mut(),
+        )?;
+
+        cuda.zero(d_hidden.slice_mut(..hidden_len))?;
+        cuda.zero(d_logits.slice_mut(..logits_len))?;
+        cuda.zero(gradient.as_view_mut())?;
+        cuda.cross_entropy_backward(
+            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
+            one.as_view(),
+            d_logits.slice_mut(..logits_len),
+        )?;
+        cuda.readout_backward(
+            &weights,
+            hidden.slice(..hidden_len),
+            d_logits.slice(..logits_len),
+            d_hidden.slice_mut(..hidden_len),
+            gradient.as_view_mut(),
+        )?;
+        cuda.scan_backward(
+            &weights,
+            plan,
+            tokens(),
+            workspace.slice_mut(..bytes),
+            d_hidden.slice(..hidden_len),
+            gradient.as_view_mut(),
+            None,
+        )?;
+        // The weights are packed in place: nobody else may hold them.
+        drop(weights);
+        optimizer.enqueue(cuda, parameters, gradient)
+    }
+}
+
+/// Logits with the targets and the mask that lie behind each other in `labels`.
+fn labelled<'a>(
+    logits: CudaView<'a, f32>,
+    labels: &CudaView<'a, u32>,
+    rows: usize,
+) -> Result<Labelled<'a, Cuda>> {
+    let (targets, mask) = labels.split_at(rows);
+    let mask = launch::bytes(&mask, rows);
+    let mask = mask.ok_or_else(|| Error::argument("mask", format!("{rows} bytes"), labels.len()))?;
+    Ok(Labelled { logits, targets, mask })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cuda::test_device;
+    use crate::random::{Purpose, Random};
+    use crate::tape::Tape;
+
+    const BATCH: usize = 3;
+    const TIME: usize = 5;
+    const OUTPUTS: usize = 2;
+
+    fn config() -> Config {
+        Config::new(4, 10, 3)
+    }
+
+    /// Tokens, targets and mask.
+    fn draw(seed: u64, batch: usize) -> (Vec<u32>, Vec<u32>, Vec<u8>) {
+        println!("seed {seed}");
+        let mut random = Random::new(seed, Purpose::Show, 0, 0);
+        let mut below = |len: usize, most: u32| (0..len).map(|_| random.below(most)).collect::<Vec<_>>();
+        let (tokens, targets) = (below(batch * TIME, 4), below(batch * OUTPUTS, 3));
+        (tokens, targets, below(batch * OUTPUTS, 2).into_iter().map(|bit| bit as u8).collect())
+    }
+
+    fn begin(cuda: &Cuda, seed: u64, adam: Adam) -> (Parameters<Cuda>, Optimizer<Cuda>) {
+        let parameters = Parameters::init(&config(), cuda.clone(), seed).expect("parameters");
+        let optimizer = adam.build(&parameters).expect("an optimiser");
+        (parameters, optimizer)
+    }
+
+    /// Takes a step, whose length is 7.
+    fn take(steps: &mut Steps, seed: u64, trained: &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
+        take_batch(steps, seed, BATCH, trained);
+    }
+
+    fn take_batch(
+        steps: &mut Steps,
+        seed: u64,
+        batch: usize,
+        (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>),
+    ) {
+        let (tokens, targets, mask) = draw(seed, batch);
+        let (tokens, targets, mask) = (&tokens[..], &targets[..], &mask[..]);
+        let batch = LengthBatch { length: 7, time: TIME, outputs: OUTPUTS, tokens, targets, mask };
+        steps.step(&batch, parameters, optimizer).expect("a step");
+    }
+
+    /// The same on a tape.
+    fn take_on_tape(seed: u64, trained: &mut (Parameters<Cuda>, Optimizer<Cuda>)) {
+        take_batch_on_tape(seed, BATCH, trained);
+    }
+
+    fn take_batch_on_tape(
+        seed: u64,
+        batch: usize,
+        (parameters, optimizer): &mut (Parameters<Cuda>, Optimizer<Cuda>),
+    ) {
+        let (tokens, targets, mask) = draw(seed, batch);
+        let sequences: Vec<&[u32]> = tokens.chunks_exact(TIME).collect();
+        let mut tape = Tape::new(parameters, BATCH, TIME).expect("a tape");
+        let hidden = tape.scan(parameters, &sequences, Outputs::LastN(OUTPUTS)).expect("a scan");
+        let logits = tape.readout(parameters, hidden).expect("a read-out");
+        let loss = tape.cross_entropy_masked(logits, &targets, &mask).expect("a loss");
+        optimizer.step(parameters, tape.backward(loss).expect("gradients")).expect("an update");
+    }
+
+    fn bits((parameters, optimizer): &(Parameters<Cuda>, Optimizer<Cuda>)) -> Vec<u32> {
+        let [m, v] = optimizer.moments().expect("moments");
+        let flat = parameters.to_vec().expect("parameters");
+        flat.iter().chain(&m).chain(&v).map(|x| x.to_bits()).collect()
+    }
+
+    #[test]
+    fn the_step_size_is_read_where_it_lies() {
+        let cuda = test_device();
+        let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 1, Adam::paper()));
+        let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
+        take(&mut steps, 2, &mut recorded);
+        take_on_tape(2, &mut taped);
+        let graph =
+            |steps: &mut Steps| steps.recordings.get(7).map(|one| one.graph.0.cu_graph_exec() as usize);
+        let first = graph(&mut steps);
+        for (_, optimizer) in [&mut recorded, &mut taped] {
+            optimizer.set(Adam { learning_rate: 3e-2, ..*optimizer.config() }).expect("a step size");
+        }
+        take(&mut steps, 3, &mut recorded);
+        take_on_tape(3, &mut taped);
+        assert!(first.is_some() && first == graph(&mut steps), "it was recorded anew");
+        assert_eq!(bits(&recorded), bits(&taped));
+    }
+
+    /// A recording never touches the memory of others, nor goes by their hyperparameters.
+    #[test]
+    fn other_memory_and_other_hyperparameters_are_recorded_anew() {
+        let cuda = test_device();
+        let mut first = begin(&cuda, 4, Adam::paper());
+        let mut steps = Steps::new(&first.0, BATCH, TIME, OUTPUTS).expect("memory");
+        take(&mut steps, 5, &mut first);
+        let before = bits(&first);
+        for adam in [Adam::paper(), Adam { beta1: 0.5, clip: None, ..Adam::paper() }] {
+            let [mut second, mut taped] = [(); 2].map(|()| begin(&cuda, 4, adam));
+            take(&mut steps, 5, &mut second);
+            take_on_tape(5, &mut taped);
+            assert_eq!(bits(&second), bits(&taped), "{adam:?}");
+            // The same memory.
+            for (_, optimizer) in [&mut second, &mut taped] {
+                optimizer.set(Adam { beta2: 0.9, ..adam }).expect("hyperparameters");
+            }
+            take(&mut steps, 6, &mut second);
+            take_on_tape(6, &mut taped);
+            assert_eq!(bits(&second), bits(&taped), "{adam:?}");
+        }
+        assert_eq!(bits(&first), before);
+        take(&mut steps, 8, &mut first);
+        assert_ne!(bits(&first), before);
+    }
+
+    /// A length whose batch is another than it was.
+    #[test]
+    fn another_shape_of_a_length_is_recorded_anew() {
+        let cuda = test_device();
+        let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 10, Adam::paper()));
+        let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
+        for (seed, batch) in [(11, BATCH), (12, BATCH - 1), (13, BATCH)] {
+            take_batch(&mut steps, seed, batch, &mut recorded);
+            take_batch_on_tape(seed, batch, &mut taped);
+            assert_eq!(bits(&recorded), bits(&taped), "{batch} sequences");
+        }
+    }
+
+    #[test]
+    fn batches_that_do_not_fit_are_refused() {
+        let cuda = test_device();
+        let (mut parameters, mut optimizer) = begin(&cuda, 9, Adam::paper());
+        let mut steps = Steps::new(&parameters, BATCH, TIME, OUTPUTS).expect("memory");
+        let mut refused = |words: &str, time: usize, outputs: usize, [tokens, targets, mask]: [usize; 3]| {
+            let (tokens, targets, mask) = (vec![0; tokens], vec![0; targets], vec![1; mask]);
+            let (tokens, targets, mask) = (&tokens[..], &targets[..], &mask[..]);
+            let batch = LengthBatch { length: 7, time, outputs, tokens, targets, mask };
+            let error =
+                steps.step(&batch, &mut parameters, &mut optimizer).expect_err("a batch of another size");
+            assert!(error.to_string().contains(words), "{words}: {error}");
+        };
+        refused("batch", TIME, OUTPUTS, [(BATCH + 1) * TIME, (BATCH + 1) * OUTPUTS, (BATCH + 1) * OUTPUTS]);
+        refused("batch", TIME + 1, OUTPUTS, [BATCH * (TIME + 1), BATCH * OUTPUTS, BATCH * OUTPUTS]);
+        refused("tokens", TIME, OUTPUTS, [BATCH * TIME - 1, (BATCH - 1) * OUTPUTS, (BATCH - 1) * OUTPUTS]);
+        refused("targets", TIME, OUTPUTS, [BATCH * TIME, BATCH * OUTPUTS - 1, BATCH * OUTPUTS]);
+        refused("mask", TIME, OUTPUTS, [BATCH * TIME, BATCH * OUTPUTS, BATCH * OUTPUTS + 1]);
+        // Fewer words, but more outputs or another tree than there is memory for.
+        refused(
+            "batch",
+            TIME - 2,
+            OUTPUTS + 1,
+            [(TIME - 2) * BATCH, BATCH * (OUTPUTS + 1), BATCH * (OUTPUTS + 1)],
+        );
+        assert!(
+            bytemuck::cast_slice::<f32, u8>(&optimizer.moments().expect("moments")[0])
+                .iter()
+                .all(|&b| b == 0)
+        );
+    }
+}
