@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::cell::{At, CellForward, CellKernel, Kept};
 use super::memory::{Index, Matrix};
-use super::pack::CpuWeights;
+use super::pack::{CpuWeights, PackedLinear};
 use super::plan::{CpuPlan, Memory, States, Training};
 use super::product::{Product, Rows, Segments, Tokens};
 use super::stored::Stored;
@@ -13,12 +13,15 @@ use crate::backend::Pass;
 use crate::backend::cpu::CpuInput;
 use crate::tree::{Schedule, Step};
 
-/// Rows of a tile of work: their inputs and outputs of a stage stay in a core's cache.
+/// Rows of a tile of work, about: their inputs and outputs of a stage stay in a core's cache.
 pub(super) const TILE: usize = 60;
-/// Steps of at least this many rows are cut into tiles that run all stages; narrower ones by units, stage by stage.
-const WIDE: usize = 128;
+/// Steps of at least this many rows are cut into tiles that run all stages; narrower ones by units, stage by stage,
+/// so that the weights stay in the caches of the cores.
+const WIDE: usize = 480;
 /// Multiply-adds that are worth a task of their own.
 const WORTH_A_TASK: usize = 250_000;
+/// As many rows as whose products take the time in which their weights come from the cache.
+const ROWS_OF_WEIGHTS: usize = 8;
 
 /// How a stage of a step is divided: by its shape only, never by the number of threads.
 pub(super) enum Division {
@@ -29,7 +32,7 @@ pub(super) enum Division {
 }
 
 impl Division {
-    pub(super) fn of(rows: usize) -> Self {
+    fn of(rows: usize) -> Self {
         if rows >= WIDE { Division::Tiles(rows.div_ceil(TILE)) } else { Division::Columns }
     }
 }
@@ -37,6 +40,11 @@ impl Division {
 /// Rows of tile `tile` of `rows`.
 pub(super) fn tile_rows(tile: usize, rows: usize) -> Range<usize> {
     tile * TILE..rows.min((tile + 1) * TILE)
+}
+
+/// Multiply-adds that a block of units takes of some rows' time.
+pub(super) fn block_cost(rows: usize, linear: &PackedLinear) -> usize {
+    rows.max(ROWS_OF_WEIGHTS) * linear.panel_rows() * linear.panel_width()
 }
 
 /// Calls `task(range)` for ranges of `0..columns`, each worth a task at `cost` multiply-adds a column.
@@ -70,6 +78,11 @@ impl<'a, H: Stored> Forward<'a, H> {
     }
 
     pub(super) fn run(&self, input: CpuInput<'_>, hidden: &mut [f32]) {
+        parallel::inside(|| self.steps(input));
+        collect(&self.plan.schedule, self.states.h, self.plan.config.hidden, hidden);
+    }
+
+    fn steps(&self, input: CpuInput<'_>) {
         self.leaves(input);
         let width = self.plan.schedule.width();
         for step in self.plan.schedule.steps() {
@@ -83,13 +96,13 @@ impl<'a, H: Stored> Forward<'a, H> {
                 }),
                 Division::Columns => {
                     for (stage, linear) in self.weights.stages.iter().enumerate() {
-                        let cost = rows * linear.fan_in * linear.panel_width();
-                        for_columns(units, cost, |units| self.stage(&step, stage, 0..rows, units));
+                        for_columns(units, block_cost(rows, linear), |units| {
+                            self.stage(&step, stage, 0..rows, units)
+                        });
                     }
                 }
             }
         }
-        collect(&self.plan.schedule, self.states.h, self.plan.config.hidden, hidden);
     }
 
     /// Where `z` is kept, if it is.
