@@ -239,12 +239,7 @@ impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
                                 tiles.product((x, row_bytes), weights, wide, steps, sums, from == 0);
                             }
                         }
-                        for (row, sums) in pair.zip(sums.0.chunks_exact(G * BLOCK)) {
-                            for half in (0..BLOCK).step_by(L::WIDTH) {
-                                let acc = std::array::from_fn(|g| L::load(sums[g * BLOCK + half..].as_ptr()));
-                                state::<L, S, N, G>(job, acc, block, half, row);
-                            }
-                        }
+                        states::<L, S, N, G>(job, &mut sums, block, pair);
                     }
                 }
             }
@@ -252,24 +247,40 @@ impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
     }
 }
 
-/// From the sums of a row to its state.
+/// From the sums of rows to their states.
 ///
 /// # Safety
 /// As [`CellForward::run`].
 #[inline(always)]
-unsafe fn state<L: Lanes, const S: usize, const N: usize, const G: usize>(
+unsafe fn states<L: Lanes, const S: usize, const N: usize, const G: usize>(
     job: &CellForward<'_, Segments<'_, bf16, S>, N, bf16>,
-    acc: [L; G],
+    sums: &mut Sums,
     block: usize,
-    half: usize,
-    row: usize,
+    rows: Range<usize>,
 ) {
-    // SAFETY: passed on.
+    let halves = || (0..BLOCK).step_by(L::WIDTH);
+    // SAFETY: passed on; a row of sums has `G` blocks.
     unsafe {
+        for (row, sums) in rows.clone().zip(sums.0.chunks_exact_mut(G * BLOCK)) {
+            for half in halves() {
+                let acc: [L; G] = std::array::from_fn(|g| L::load(sums[g * BLOCK + half..].as_ptr()));
+                if const { G == 1 } {
+                    job.rnn_state([acc[0]], block, half, row);
+                } else {
+                    let [c, o] = job.lstm_c(acc, block, half, row);
+                    c.store(sums[half..].as_mut_ptr());
+                    o.store(sums[BLOCK + half..].as_mut_ptr());
+                }
+            }
+        }
         if const { G == 1 } {
-            job.rnn_state([acc[0]], block, half, row)
-        } else {
-            job.lstm_state(acc, block, half, row)
+            return;
+        }
+        for (row, sums) in rows.zip(sums.0.chunks_exact(G * BLOCK)) {
+            for half in halves() {
+                let (c, o) = (L::load(sums[half..].as_ptr()), L::load(sums[BLOCK + half..].as_ptr()));
+                job.lstm_h([c, o], block, half, row);
+            }
         }
     }
 }

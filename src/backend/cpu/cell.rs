@@ -105,24 +105,29 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
     #[inline(always)]
     pub(super) fn fetch_states(&self, rows: Range<usize>, block: usize) {
         for row in rows {
-            let c = self.previous.iter().flatten().chain(&self.c);
-            c.for_each(|at| prefetch::<_, true>(at.row(row).wrapping_add(block * BLOCK)));
+            for at in self.previous.into_iter().flatten() {
+                prefetch::<_, true>(at.row(row).wrapping_add(block * BLOCK));
+            }
+            if let Some(c) = self.c {
+                prefetch::<_, true>(c.row(row).wrapping_add(block * BLOCK));
+            }
             prefetch::<_, true>(self.h.row(row).wrapping_add(block * BLOCK));
         }
     }
 
-    /// From a row's sums to its state: `L::WIDTH` lanes of the units of a block.
+    /// From a row's sums to `c`, stored, and `σ(o)`: `L::WIDTH` lanes of the units of a block. The state of many rows
+    /// is made in two rounds, since what is left for [`lstm_h`](Self::lstm_h) waits for all of this.
     ///
     /// # Safety
     /// As [`run`](Self::run).
     #[inline(always)]
-    pub(super) unsafe fn lstm_state<L: Lanes, const G: usize>(
+    pub(super) unsafe fn lstm_c<L: Lanes, const G: usize>(
         &self,
         acc: [L; G],
         block: usize,
         half: usize,
         row: usize,
-    ) {
+    ) -> [L; 2] {
         let unit = block * BLOCK + half;
         // SAFETY: passed on; rows of states have whole blocks.
         unsafe {
@@ -136,11 +141,21 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
             if let Some(to) = self.c {
                 c.store(to.row(row).add(unit));
             }
-            self.store(sigmoid(z[2]).mul(tanh(c)), block, half, row);
+            [c, sigmoid(z[2])]
         }
     }
 
-    /// The same for the RNN.
+    /// `h = σ(o) ⊙ tanh(c)`.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    pub(super) unsafe fn lstm_h<L: Lanes>(&self, [c, o]: [L; 2], block: usize, half: usize, row: usize) {
+        // SAFETY: passed on.
+        unsafe { self.store(o.mul(tanh(c)), block, half, row) }
+    }
+
+    /// From a row's sums to `h` of the RNN.
     ///
     /// # Safety
     /// As [`run`](Self::run).
@@ -216,8 +231,13 @@ impl<I: Product, const N: usize, const G: usize, H: Stored> Tile for LstmTile<'_
             let ahead = Ahead::of(next, (first - start) / M, job.linear.panel_rows());
             let panel = job.linear.panel(block).as_ptr().add(half);
             let acc = job.input.multiply::<L, M, G>(first, panel, ahead);
-            for (m, acc) in acc.into_iter().enumerate() {
-                job.lstm_state(acc, block, half, first + m);
+            // No closure here: it would not be compiled for the path.
+            let mut made = [[L::splat(0.0); 2]; M];
+            for (m, (made, acc)) in made.iter_mut().zip(acc).enumerate() {
+                *made = job.lstm_c(acc, block, half, first + m);
+            }
+            for (m, made) in made.into_iter().enumerate() {
+                job.lstm_h(made, block, half, first + m);
             }
         }
     }

@@ -32,14 +32,19 @@ pub(super) enum Division {
 }
 
 impl Division {
-    fn of(rows: usize) -> Self {
-        if rows >= WIDE { Division::Tiles(rows.div_ceil(TILE)) } else { Division::Columns }
+    fn of(rows: usize, tile: usize) -> Self {
+        if rows >= WIDE { Division::Tiles(rows.div_ceil(tile)) } else { Division::Columns }
     }
 }
 
-/// Rows of tile `tile` of `rows`.
-pub(super) fn tile_rows(tile: usize, rows: usize) -> Range<usize> {
-    tile * TILE..rows.min((tile + 1) * TILE)
+/// Rows of the `index`-th tile of `rows`.
+fn tile(index: usize, size: usize, rows: usize) -> Range<usize> {
+    index * size..rows.min((index + 1) * size)
+}
+
+/// The same of tiles of [`TILE`] rows.
+pub(super) fn tile_rows(index: usize, rows: usize) -> Range<usize> {
+    tile(index, TILE, rows)
 }
 
 /// Multiply-adds that a block of units takes of some rows' time.
@@ -88,10 +93,10 @@ impl<'a, H: Stored> Forward<'a, H> {
         for step in self.plan.schedule.steps() {
             let rows = step.out.len() * width;
             let units = blocks(self.plan.config.hidden);
-            match Division::of(rows) {
-                Division::Tiles(tiles) => parallel::for_each(tiles, |tile| {
+            match Division::of(rows, H::TILE) {
+                Division::Tiles(tiles) => parallel::for_each(tiles, |index| {
                     for stage in 0..self.weights.stages.len() {
-                        self.stage(&step, stage, tile_rows(tile, rows), 0..units);
+                        self.stage(&step, stage, tile(index, H::TILE, rows), 0..units);
                     }
                 }),
                 Division::Columns => {

@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::CpuPath;
 use super::cell::CellKernel;
+use super::forward::TILE;
 use super::lanes::Lanes;
 use super::product::{Segments, Walk};
 
@@ -11,6 +12,8 @@ use super::product::{Segments, Walk};
 pub(super) trait Stored: Copy + Send + Sync + 'static {
     /// Elements that a row of `h` is a multiple of: whole blocks of units, and the 64 bytes of a tile's row.
     const ROW: usize;
+    /// Rows of a tile of work: their inputs and outputs of a stage stay in a core's cache.
+    const TILE: usize;
 
     /// # Safety
     /// `to` is valid for writing `L::WIDTH` elements.
@@ -48,6 +51,7 @@ pub(super) trait Stored: Copy + Send + Sync + 'static {
 
 impl Stored for f32 {
     const ROW: usize = 16;
+    const TILE: usize = TILE;
 
     #[inline(always)]
     unsafe fn store<L: Lanes>(vector: L, to: *mut f32) {
@@ -74,6 +78,8 @@ impl Stored for f32 {
 
 impl Stored for bf16 {
     const ROW: usize = 32;
+    // The weights are read more often than products take.
+    const TILE: usize = 128;
 
     #[inline(always)]
     unsafe fn store<L: Lanes>(vector: L, to: *mut bf16) {
