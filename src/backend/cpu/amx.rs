@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use half::bf16;
 
 use super::BLOCK;
-use super::cell::{CellForward, CellKernel};
+use super::cell::{CellForward, CellKernel, StatePlaces};
 use super::lanes::Lanes;
 use super::path::Kernel;
 use super::product::Segments;
@@ -208,6 +208,7 @@ impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
         let mut room = Room(MaybeUninit::uninit());
         let room = room.0.as_mut_ptr().cast::<bf16>();
         let mut sums = Sums([0.0; PAIR * 5 * BLOCK]);
+        let mut places = [StatePlaces::NONE; GROUP];
         let wide = G * BLOCK * size_of::<f32>();
         // SAFETY: the room holds a group of rows of a piece; the panel is a whole one; the rows are the task's own.
         unsafe {
@@ -217,11 +218,17 @@ impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
                 if piece == depth {
                     gather(&job.input, group.clone(), 0..depth, room);
                 }
+                for (place, row) in places.iter_mut().zip(group.clone()) {
+                    *place = job.places(row);
+                }
                 for block in blocks.clone() {
                     let panel = job.linear.panel(block).as_ptr();
                     for pair in group.clone().step_by(PAIR) {
                         let pair = pair..group.end.min(pair + PAIR);
-                        job.fetch_states(pair.clone(), block);
+                        let places = &places[pair.start - group.start..pair.end - group.start];
+                        for place in places {
+                            place.fetch(block);
+                        }
                         for from in (0..depth).step_by(piece) {
                             let elements = from..depth.min(from + piece);
                             let x = match piece == depth {
@@ -239,7 +246,7 @@ impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
                                 tiles.product((x, row_bytes), weights, wide, steps, sums, from == 0);
                             }
                         }
-                        states::<L, S, N, G>(job, &mut sums, block, pair);
+                        states::<L, S, N, G>(job, &mut sums, block, places);
                     }
                 }
             }
@@ -256,18 +263,18 @@ unsafe fn states<L: Lanes, const S: usize, const N: usize, const G: usize>(
     job: &CellForward<'_, Segments<'_, bf16, S>, N, bf16>,
     sums: &mut Sums,
     block: usize,
-    rows: Range<usize>,
+    places: &[StatePlaces<N, bf16>],
 ) {
     let halves = || (0..BLOCK).step_by(L::WIDTH);
     // SAFETY: passed on; a row of sums has `G` blocks.
     unsafe {
-        for (row, sums) in rows.clone().zip(sums.0.chunks_exact_mut(G * BLOCK)) {
+        for (place, sums) in places.iter().zip(sums.0.chunks_exact_mut(G * BLOCK)) {
             for half in halves() {
                 let acc: [L; G] = std::array::from_fn(|g| L::load(sums[g * BLOCK + half..].as_ptr()));
                 if const { G == 1 } {
-                    job.rnn_state([acc[0]], block, half, row);
+                    job.rnn_state([acc[0]], block, half, place);
                 } else {
-                    let [c, o] = job.lstm_c(acc, block, half, row);
+                    let [c, o] = job.lstm_c(acc, block, half, place);
                     c.store(sums[half..].as_mut_ptr());
                     o.store(sums[BLOCK + half..].as_mut_ptr());
                 }
@@ -276,10 +283,10 @@ unsafe fn states<L: Lanes, const S: usize, const N: usize, const G: usize>(
         if const { G == 1 } {
             return;
         }
-        for (row, sums) in rows.zip(sums.0.chunks_exact(G * BLOCK)) {
+        for (place, sums) in places.iter().zip(sums.0.chunks_exact(G * BLOCK)) {
             for half in halves() {
                 let (c, o) = (L::load(sums[half..].as_ptr()), L::load(sums[BLOCK + half..].as_ptr()));
-                job.lstm_h([c, o], block, half, row);
+                job.lstm_h([c, o], block, half, place);
             }
         }
     }

@@ -43,6 +43,35 @@ impl Kept<'_> {
     }
 }
 
+/// Where the states of a row lie: those it is made of, and the one that is made. The RNN has no `c`.
+#[derive(Clone, Copy)]
+pub(super) struct StatePlaces<const N: usize, H: Stored> {
+    row: usize,
+    previous: [*const f32; N],
+    c: *mut f32,
+    h: *mut H,
+}
+
+impl<const N: usize, H: Stored> StatePlaces<N, H> {
+    /// Of no row.
+    pub(super) const NONE: Self = StatePlaces {
+        row: 0,
+        previous: [std::ptr::null(); N],
+        c: std::ptr::null_mut(),
+        h: std::ptr::null_mut(),
+    };
+
+    /// Asks for the lines that the gates of a block will want: nothing else would have them there in time.
+    #[inline(always)]
+    pub(super) fn fetch(&self, block: usize) {
+        for previous in self.previous {
+            prefetch::<_, true>(previous.wrapping_add(block * BLOCK));
+        }
+        prefetch::<_, true>(self.c.wrapping_add(block * BLOCK));
+        prefetch::<_, true>(self.h.wrapping_add(block * BLOCK));
+    }
+}
+
 /// A cell applied to `N` states. The LSTM has `3 + N` gates, the RNN one and no `c`.
 #[derive(Clone, Copy)]
 pub(super) struct CellForward<'a, I: Product, const N: usize, H: Stored = f32> {
@@ -100,19 +129,19 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         }
     }
 
-    /// Asks for the lines of states that the gates of a block of these rows will want: nothing else would have them
-    /// there in time.
+    /// Where the states of a row lie.
     #[inline(always)]
-    pub(super) fn fetch_states(&self, rows: Range<usize>, block: usize) {
-        for row in rows {
-            for at in self.previous.into_iter().flatten() {
-                prefetch::<_, true>(at.row(row).wrapping_add(block * BLOCK));
+    pub(super) fn places(&self, row: usize) -> StatePlaces<N, H> {
+        let mut places = StatePlaces { row, h: self.h.row(row), ..StatePlaces::NONE };
+        for (place, at) in places.previous.iter_mut().zip(&self.previous) {
+            if let Some(at) = at {
+                *place = at.row(row);
             }
-            if let Some(c) = self.c {
-                prefetch::<_, true>(c.row(row).wrapping_add(block * BLOCK));
-            }
-            prefetch::<_, true>(self.h.row(row).wrapping_add(block * BLOCK));
         }
+        if let Some(at) = &self.c {
+            places.c = at.row(row);
+        }
+        places
     }
 
     /// From a row's sums to `c`, stored, and `σ(o)`: `L::WIDTH` lanes of the units of a block. The state of many rows
@@ -126,21 +155,17 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         acc: [L; G],
         block: usize,
         half: usize,
-        row: usize,
+        places: &StatePlaces<N, H>,
     ) -> [L; 2] {
         let unit = block * BLOCK + half;
         // SAFETY: passed on; rows of states have whole blocks.
         unsafe {
-            let z = self.z(acc, block, half, row);
+            let z = self.z(acc, block, half, places.row);
             let mut c = sigmoid(z[0]).mul(tanh(z[1]));
-            for (n, previous) in self.previous.into_iter().enumerate() {
-                if let Some(previous) = previous {
-                    c = sigmoid(z[3 + n]).fma(L::load(previous.row(row).add(unit)), c);
-                }
+            for n in 0..N {
+                c = sigmoid(z[3 + n]).fma(L::load(places.previous[n].add(unit)), c);
             }
-            if let Some(to) = self.c {
-                c.store(to.row(row).add(unit));
-            }
+            c.store(places.c.add(unit));
             [c, sigmoid(z[2])]
         }
     }
@@ -150,9 +175,15 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
     /// # Safety
     /// As [`run`](Self::run).
     #[inline(always)]
-    pub(super) unsafe fn lstm_h<L: Lanes>(&self, [c, o]: [L; 2], block: usize, half: usize, row: usize) {
+    pub(super) unsafe fn lstm_h<L: Lanes>(
+        &self,
+        [c, o]: [L; 2],
+        block: usize,
+        half: usize,
+        places: &StatePlaces<N, H>,
+    ) {
         // SAFETY: passed on.
-        unsafe { self.store(o.mul(tanh(c)), block, half, row) }
+        unsafe { self.store(o.mul(tanh(c)), block, half, places) }
     }
 
     /// From a row's sums to `h` of the RNN.
@@ -160,27 +191,32 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
     /// # Safety
     /// As [`run`](Self::run).
     #[inline(always)]
-    pub(super) unsafe fn rnn_state<L: Lanes>(&self, acc: [L; 1], block: usize, half: usize, row: usize) {
+    pub(super) unsafe fn rnn_state<L: Lanes>(
+        &self,
+        acc: [L; 1],
+        block: usize,
+        half: usize,
+        places: &StatePlaces<N, H>,
+    ) {
         // SAFETY: passed on.
         unsafe {
-            let [z] = self.z(acc, block, half, row);
+            let [z] = self.z(acc, block, half, places.row);
             // The leaf is linear.
             let h = if const { N > 0 } { relu(z) } else { z };
-            self.store(h, block, half, row);
+            self.store(h, block, half, places);
         }
     }
 
     /// Stores `h`, and zeros to the end of the row after its last block: a product may read so far.
     #[inline(always)]
-    unsafe fn store<L: Lanes>(&self, h: L, block: usize, half: usize, row: usize) {
+    unsafe fn store<L: Lanes>(&self, h: L, block: usize, half: usize, places: &StatePlaces<N, H>) {
         let unit = block * BLOCK + half;
         // SAFETY: passed on; rows of `h` are whole multiples of `H::ROW`, and so of a vector.
         unsafe {
-            let to = self.h.row(row);
-            H::store(h, to.add(unit));
+            H::store(h, places.h.add(unit));
             if const { H::ROW > BLOCK } && block + 1 == self.linear.blocks {
                 for unit in (unit + BLOCK..self.h.matrix.stride()).step_by(BLOCK) {
-                    H::store(L::splat(0.0), to.add(unit));
+                    H::store(L::splat(0.0), places.h.add(unit));
                 }
             }
         }
@@ -227,17 +263,21 @@ impl<I: Product, const N: usize, const G: usize, H: Stored> Tile for LstmTile<'_
         let &LstmTile { job, block, half, start, next } = self;
         // SAFETY: as `CellForward::run` says.
         unsafe {
-            job.fetch_states(first..first + M, block);
+            let mut places = [StatePlaces::NONE; M];
+            for (places, row) in places.iter_mut().zip(first..) {
+                *places = job.places(row);
+                places.fetch(block);
+            }
             let ahead = Ahead::of(next, (first - start) / M, job.linear.panel_rows());
             let panel = job.linear.panel(block).as_ptr().add(half);
             let acc = job.input.multiply::<L, M, G>(first, panel, ahead);
             // No closure here: it would not be compiled for the path.
             let mut made = [[L::splat(0.0); 2]; M];
-            for (m, (made, acc)) in made.iter_mut().zip(acc).enumerate() {
-                *made = job.lstm_c(acc, block, half, first + m);
+            for ((made, acc), places) in made.iter_mut().zip(acc).zip(&places) {
+                *made = job.lstm_c(acc, block, half, places);
             }
-            for (m, made) in made.into_iter().enumerate() {
-                job.lstm_h(made, block, half, first + m);
+            for (made, places) in made.into_iter().zip(&places) {
+                job.lstm_h(made, block, half, places);
             }
         }
     }
@@ -258,7 +298,7 @@ impl<I: Product, const N: usize, H: Stored> Tile for RnnTile<'_, '_, I, N, H> {
             let panel = job.linear.panel(block).as_ptr().add(half);
             let acc = job.input.multiply::<L, M, 1>(first, panel, Ahead::none(panel));
             for (m, acc) in acc.into_iter().enumerate() {
-                job.rnn_state(acc, block, half, first + m);
+                job.rnn_state(acc, block, half, &job.places(first + m));
             }
         }
     }
