@@ -256,7 +256,7 @@ macro_rules! on_device {
         let DeviceArgs { device, dtype } = $args;
         match device {
             Device::Cpu => Cpu::new().with_dtype(dtype).map_err(Failure::from).and_then(|$backend| {
-                let $tolerances = Tolerances::CPU_F32;
+                let $tolerances = Tolerances::cpu(dtype);
                 $work
             }),
             #[cfg(feature = "cuda")]

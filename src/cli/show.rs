@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use pr_lstm::CpuPath;
 use pr_lstm::bench::threads;
 use pr_lstm::random::{Purpose, Random};
 use pr_lstm::tasks::{Sample, Task};
+use pr_lstm::{CpuPath, Dtype};
 use serde_json::json;
 
 use super::{Failure, SampleArgs};
@@ -62,12 +62,13 @@ pub fn info(out: &mut impl Write) -> Result<(), Failure> {
     )?;
     writeln!(out, "processor   {}", processor().join(" "))?;
     for path in CpuPath::ALL {
-        let word = match path {
-            _ if path == CpuPath::detect() => "taken",
-            _ if path.is_available() => "available",
-            _ => "not on this processor",
+        let taken = [Dtype::F32, Dtype::Bf16].into_iter().filter(|dtype| path == CpuPath::fastest(*dtype));
+        let word = match (path.unavailable(), taken.map(Dtype::name).collect::<Vec<_>>().join(", ")) {
+            (Some(why), _) => why.to_owned(),
+            (None, taken) if taken.is_empty() => "available".to_owned(),
+            (None, taken) => format!("taken in {taken}"),
         };
-        writeln!(out, "cpu path    {:<8}{word}", path.name())?;
+        writeln!(out, "cpu path    {:<13}{word}", path.name())?;
     }
     writeln!(out, "device      cpu, {} threads", threads())?;
     cuda(out)

@@ -50,6 +50,14 @@ impl Tolerances {
     /// Of the CPU, in f32.
     pub const CPU_F32: Self = Tolerances { values: 1e-5, gradients: 1e-4 };
 
+    /// Of the CPU, by the type in which it keeps weights and `h`; in bf16 it has no gradients.
+    pub fn cpu(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::CPU_F32,
+            _ => Self::cuda(dtype),
+        }
+    }
+
     /// Of the CUDA kernels, by the type in which they keep weights and `h`.
     pub fn cuda(dtype: Dtype) -> Self {
         let [values, gradients] = match dtype {
