@@ -199,6 +199,52 @@ fn what_the_workspace_held_before_changes_no_bit() {
     }
 }
 
+/// What lies beside the units of a state is never more than 0, whatever the arena held and however large `h` grows.
+#[test]
+fn the_padding_of_a_state_reaches_no_result() {
+    for path in paths() {
+        for (seed, (cell, layers)) in (600..).zip(shapes()) {
+            for hidden in [16, 17] {
+                let mut random = random(seed);
+                let config = Config::new(3, hidden, 1).cell(cell).unary_layers(layers);
+                let flat = narrow(&parameters(&config, &mut random, 1.0));
+                let cpu = cpu(path);
+                let mut weights = cpu.weights(&config, Pass::Infer).unwrap();
+                cpu.pack(&flat, &mut weights).unwrap();
+                let mut schedule = Schedule::default();
+                // A merge of the two states in slots 0 and 1, one of them written from outside.
+                Planner::new().padded(&mut schedule, 1, 2, &Outputs::Last, Rows::Reuse).unwrap();
+                let plan = cpu.plan(&config, &schedule, Pass::Stream).unwrap();
+                let states = vec![0.25; 2 * hidden];
+                let append = |fill: u8| {
+                    let mut arena = cpu.alloc::<f32>(cpu.arena_bytes(&config, 8) / 4).unwrap();
+                    let arena: &mut [u8] = bytemuck::cast_slice_mut(arena.as_mut_slice());
+                    arena.fill(fill);
+                    cpu.write_states(&config, arena, &[5], &states).unwrap();
+                    let mut workspace = cpu.alloc::<f32>(cpu.workspace_bytes(&plan) / 4).unwrap();
+                    let workspace = bytemuck::cast_slice_mut(workspace.as_mut_slice());
+                    let mut y = vec![f32::NAN; hidden];
+                    let tokens = Input::Tokens(&[0u32, 2][..]);
+                    cpu.append(&weights, &plan, tokens, arena, workspace, &mut y).unwrap();
+                    let mut read = vec![f32::NAN; 2 * hidden];
+                    cpu.read_states(&config, arena, &[5], &mut read).unwrap();
+                    assert_eq!(read[..hidden], states[..hidden]);
+                    y
+                };
+                assert_same_bits(&append(0xff), &append(0), &format!("{config:?} on {path:?}"));
+            }
+        }
+        // All weights 1 and a bias that is as large as they come: `h` of the RNN is infinite after the first merge.
+        let infinite = [16, 17].map(|hidden| {
+            let config = Config::new(1, hidden, 1).cell(Cell::Rnn).unary_layers(0);
+            let mut flat = vec![1.0; config.layout().unwrap().len()];
+            flat[config.layout().unwrap().leaf.b].fill(3e38);
+            Batch::Tokens(vec![vec![0; 4]]).logits(&model(&config, &flat, &cpu(path)), Outputs::Last)
+        });
+        assert_eq!(infinite, [[f32::INFINITY], [f32::INFINITY]], "{path:?}");
+    }
+}
+
 #[test]
 fn streams_give_the_bits_of_the_whole_scan() {
     for path in paths() {
@@ -270,7 +316,7 @@ fn what_it_cannot_do_is_refused() {
     for path in CpuPath::ALL.into_iter().filter(|path| !path.is_available()) {
         refused(Cpu::with_dtype_and_path(Dtype::Bf16, path), &["CPU path", path.name(), "the processor"]);
     }
-    // A path that was forced stays where it can.
+    // A path other than the fastest was forced, and stays where it can.
     let plain = Cpu::with_path(CpuPath::Plain).unwrap().with_dtype(Dtype::Bf16).unwrap();
     let session =
         model(&config, &vec![0.0; config.layout().unwrap().len()], &plain).session().build().unwrap();

@@ -93,7 +93,7 @@ fn failures_are_one_line_with_their_mend() {
     refuses(&["evaluate", "taken"], &["model.safetensors"]);
     refuses(&["verify", "taken"], &["taken", "no .safetensors file"]);
     refuses(&["verify", "text"], &["text"]);
-    refuses(&["verify", "text", "--dtype", "bf16"], &["bf16 on cpu", "use f32"]);
+    refuses(&["verify", "text", "--dtype", "f16"], &["f16 on cpu", "f32 and bf16"]);
     let task = golden("tasks/parity_check.safetensors");
     refuses(&["verify", task.to_str().expect("utf-8")], &["expected a cell file"]);
     refuses(&["bench", "scan"], &["bench --list", "got scan"]);

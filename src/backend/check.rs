@@ -26,6 +26,9 @@ impl ScheduleCheck {
             let (expected, found) = (of(config.recurrence), of(schedule.recurrence()));
             return Err(Error::argument("schedule", expected, found));
         }
+        if schedule.width() == 0 {
+            return Err(Error::argument("schedule", "one that was planned", "an empty one"));
+        }
         // A sequential model reads input rows on the right, and zeros in slot 0.
         let sequential = config.recurrence == Recurrence::Sequential;
         let wrong = |what: &str, slot: u32| {

@@ -54,8 +54,8 @@ pub enum Pass {
     Infer,
     /// Forward and backward: every state and every `z` is kept in the workspace.
     Train,
-    /// The same with less memory and more work: the states are kept, and the pass backward computes `z` anew. The
-    /// gradient has the same bits.
+    /// The same with less memory and more work: the states are kept, and the pass backward computes `z` anew, a chunk of
+    /// rows at a time. A pass of no more rows than a chunk saves nothing. The gradient has the same bits.
     TrainRecompute,
     /// Forward over states that outlive the pass: streams.
     Stream,

@@ -98,8 +98,10 @@ impl Tiles {
             config.0[16 + 2 * tile] = 64; // bytes of a row
             config.0[48 + tile] = ROWS as u8;
         }
-        // SAFETY: as the caller says; the compiler has no use for tiles.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly, preserves_flags)) };
+        // SAFETY: as the caller says.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &config, out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, readonly, preserves_flags))
+        };
         Tiles(PhantomData)
     }
 
@@ -122,7 +124,7 @@ impl Tiles {
         let (x, x_row) = x;
         let lower = x.wrapping_byte_add(ROWS * x_row);
         let lower_sums = sums.wrapping_byte_add(ROWS * wide);
-        // SAFETY: as the caller says; tiles are configured, and the compiler keeps nothing in them.
+        // SAFETY: as the caller says; tiles are configured.
         unsafe {
             asm!(
                 "test {fresh:e}, {fresh:e}",
@@ -156,6 +158,7 @@ impl Tiles {
                 sums = in(reg) sums,
                 lower_sums = in(reg) lower_sums,
                 wide = in(reg) wide,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _,
                 options(nostack),
             );
         }
@@ -166,7 +169,9 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: they were configured on this thread, which they cannot leave. Without it every switch of threads
         // would save them.
-        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+        unsafe {
+            asm!("tilerelease", out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, nomem, preserves_flags))
+        };
     }
 }
 

@@ -207,7 +207,8 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         }
     }
 
-    /// Stores `h`, and zeros to the end of the row after its last block: a product may read so far.
+    /// Stores `h`, and zeros from `H` to the end of the row after its last block: a product of pairs reads so far, and
+    /// what it finds there is multiplied by 0, which only a number survives.
     #[inline(always)]
     unsafe fn store<L: Lanes>(&self, h: L, block: usize, half: usize, places: &StatePlaces<N, H>) {
         let unit = block * BLOCK + half;
@@ -215,8 +216,8 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         unsafe {
             H::store(h, places.h.add(unit));
             if const { H::ROW > BLOCK } && block + 1 == self.linear.blocks {
-                for unit in (unit + BLOCK..self.h.matrix.stride()).step_by(BLOCK) {
-                    H::store(L::splat(0.0), places.h.add(unit));
+                for unit in self.linear.units..self.h.matrix.stride() {
+                    places.h.add(unit).write(H::from_f32(0.0));
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! The CPU backend: f32, weights packed once, one arithmetic for every instruction set and number of threads.
+//! The CPU backend: weights packed once; in f32 one arithmetic for every instruction set, in bf16 one for every path, and
+//! with both for any number of threads.
 //!
 //! The road of the data: `pack` (weights) → `plan` (a schedule and its memory) → `forward` → `backward`; a step
 //! of it is a `product` of rows with a panel, followed at once by the gates (`cell`, `cell_backward`). The passes of a
@@ -269,6 +270,7 @@ impl Cpu {
                 to.fill(H::from_f32(0.0));
                 to.iter_mut().zip(h).for_each(|(to, &from)| *to = H::from_f32(from));
                 if let Some(to) = arena.c {
+                    to.row(slot as usize).write_bytes(0, to.stride());
                     c.as_ptr().copy_to_nonoverlapping(to.row(slot as usize), hidden);
                 }
             }
@@ -301,7 +303,7 @@ impl Backend for Cpu {
 
     fn with_dtype(self, dtype: Dtype) -> Result<Self> {
         check_dtype(dtype)?;
-        // A path that was forced stays, if it can.
+        // A path other than the fastest was forced, and stays if it can.
         let path = match self.path == CpuPath::fastest(self.dtype) || !self.path.computes(dtype) {
             true => CpuPath::fastest(dtype),
             false => self.path,
@@ -336,11 +338,12 @@ impl Backend for Cpu {
         at: usize,
         floats: usize,
     ) -> Result<(&'a mut [u8], &'a mut [f32])> {
-        let wanted = at + floats * size_of::<f32>();
         let found = workspace.len();
-        if found < wanted {
-            return Err(Error::argument("workspace", format!("at least {wanted} bytes"), found));
-        }
+        let wanted = floats.checked_mul(size_of::<f32>()).and_then(|bytes| bytes.checked_add(at));
+        let Some(wanted) = wanted.filter(|&wanted| wanted <= found) else {
+            let expected = format!("at least {at} bytes and {floats} floats");
+            return Err(Error::argument("workspace", expected, format!("{found} bytes")));
+        };
         let (before, rest) = workspace[..wanted].split_at_mut(at);
         Ok((before, check::floats("workspace", rest, floats)?))
     }
@@ -395,6 +398,7 @@ impl Backend for Cpu {
 
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<CpuPlan> {
         self.check_model(config, pass)?;
+        config.layout()?;
         CpuPlan::new(config, pass, self.dtype, self.path, schedule)
     }
 

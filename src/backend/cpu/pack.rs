@@ -71,6 +71,8 @@ pub(super) struct PackedLinear {
     pub gates: usize,
     /// Blocks of units.
     pub blocks: usize,
+    /// Units: columns of a gate.
+    pub units: usize,
     /// Rows of `W`.
     pub fan_in: usize,
     /// Inputs come in this many segments (2 for a merge), each padded to whole blocks when transposed.
@@ -92,6 +94,7 @@ impl PackedLinear {
             words,
             gates,
             blocks,
+            units: range.columns / gates,
             fan_in: range.fan_in,
             segments,
             gates_in_w: [0, 1, 2, 3, 4],
@@ -274,7 +277,7 @@ impl CpuWeights {
         let linear = |range, states, segments, words| {
             PackedLinear::new(range, config.cell.gates(states), segments, words, pass)
         };
-        // The input of leaves is f32, and so is what the read-out gets.
+        // The input of leaves is f32; the read-out is f32 whole.
         let (of_f32, of_h) = match dtype {
             Dtype::Bf16 => (Words::Rounded, Words::Pairs),
             _ => (Words::F32, Words::F32),
@@ -296,7 +299,7 @@ impl CpuWeights {
             dtype,
             leaf,
             stages,
-            readout: PackedLinear::new(&layout.readout, 1, 1, of_f32, Pass::Infer)?,
+            readout: PackedLinear::new(&layout.readout, 1, 1, Words::F32, Pass::Infer)?,
             layout,
             pass,
         })

@@ -112,6 +112,16 @@ impl CpuPath {
         Err(Error::Unavailable { what: format!("CPU path {}", self.name()), why })
     }
 
+    /// Runs a kernel that uses AMX, compiled for no other path.
+    ///
+    /// # Safety
+    /// A `Cpu` holds [`CpuPath::Amx`].
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub(super) unsafe fn run_with_tiles<K: Kernel>(kernel: K) {
+        // SAFETY: AMX was found to be there, and AVX-512 with it.
+        unsafe { run_avx512(kernel) }
+    }
+
     /// Runs a kernel compiled for this path.
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) {

@@ -1,6 +1,6 @@
 //! The product of rows with a packed panel of weights, in registers: the inner loop of every pass.
 //!
-//! The arithmetic is defined: an output is one accumulator, `acc = fma(x_k, w_k, acc)`, `k` ascending. Lanes run
+//! In f32 the arithmetic is defined: an output is one accumulator, `acc = fma(x_k, w_k, acc)`, `k` ascending. Lanes run
 //! over outputs, so each row's bits depend neither on the tile it falls in nor on the instruction set.
 
 use super::BLOCK;

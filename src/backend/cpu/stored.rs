@@ -102,7 +102,8 @@ impl Stored for bf16 {
     ) {
         match path {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            CpuPath::Amx => path.run(super::amx::AmxKernel(kernel)),
+            // SAFETY: the path is a `Cpu`'s.
+            CpuPath::Amx => unsafe { CpuPath::run_with_tiles(super::amx::AmxKernel(kernel)) },
             _ => path.run(kernel),
         }
     }

@@ -1,5 +1,5 @@
 //! Vectors of f32 in one vocabulary: every kernel is written once over [`Lanes`] and compiled for each
-//! instruction set. Each operation has the same bits in every implementation: fused multiply-adds are fused,
+//! instruction set. Each operation but `dot` has the same bits in every implementation: fused multiply-adds are fused,
 //! nothing is reassociated, and `max` treats NaN as x86 does.
 
 #[cfg(target_arch = "aarch64")]
