@@ -60,8 +60,8 @@ mod threads {
             let config = config(cell, layers, 5, 70, 3);
             let flat = narrow(&common::parameters(&config, &mut random, 1.0));
             // One batch of tiles and columns, one that is ragged.
-            let padded = Batch::dense(&mut random, &[21; 40], 5);
-            let ragged = lengths(&mut random, 40, 30);
+            let padded = Batch::dense(&mut random, &[21; 80], 5);
+            let ragged = lengths(&mut random, 80, 30);
             let batches = [padded, Batch::dense(&mut random, &ragged, 5)];
             let d_logits: Vec<_> =
                 batches.iter().map(|batch| cotangent(&mut random, batch, &config)).collect();
