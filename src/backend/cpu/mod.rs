@@ -339,11 +339,10 @@ impl Backend for Cpu {
         floats: usize,
     ) -> Result<(&'a mut [u8], &'a mut [f32])> {
         let found = workspace.len();
-        let wanted = floats.checked_mul(size_of::<f32>()).and_then(|bytes| bytes.checked_add(at));
-        let Some(wanted) = wanted.filter(|&wanted| wanted <= found) else {
-            let expected = format!("at least {at} bytes and {floats} floats");
-            return Err(Error::argument("workspace", expected, format!("{found} bytes")));
-        };
+        let wanted = floats.saturating_mul(size_of::<f32>()).saturating_add(at);
+        if found < wanted {
+            return Err(Error::argument("workspace", format!("at least {wanted} bytes"), found));
+        }
         let (before, rest) = workspace[..wanted].split_at_mut(at);
         Ok((before, check::floats("workspace", rest, floats)?))
     }
