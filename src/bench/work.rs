@@ -41,9 +41,12 @@ impl Contender {
             .algorithms()
             .iter()
             .flat_map(|&algorithm| dtypes.iter().map(move |&dtype| Contender { algorithm, dtype }));
-        // The LSTM is there to be compared with, in the type that peers have too.
-        all.filter(|contender| contender.algorithm != Algorithm::Lstm || contender.dtype == Dtype::F32)
-            .collect()
+        // The LSTM is there to be compared with, in the type that peers have too; streams are of trees.
+        let has_lstm = !matches!(case, Case::Stream { .. });
+        all.filter(|contender| {
+            contender.algorithm != Algorithm::Lstm || (has_lstm && contender.dtype == Dtype::F32)
+        })
+        .collect()
     }
 
     /// Whether this processor has it.
