@@ -19,7 +19,7 @@ use super::forward::for_columns;
 use super::memory::{Index, Matrix};
 use super::pack::{CpuWeights, PackedLinear};
 use super::plan::{CpuPlan, Places, States, Training};
-use super::product::{Blocked, Operand, Pairs, Rows, Tokens};
+use super::product::{Blocked, Operand, Rows, Segments, Tokens};
 use super::recompute::Preactivation;
 use super::weight_gradient::{Inputs, PackedGradient, SideBySide, TokenGradient, WeightGradient};
 use super::{BLOCK, CpuInput, CpuPath, blocks, parallel};
@@ -171,11 +171,11 @@ impl<'a> Backward<'a> {
     }
 
     /// The inputs of a chunk's merges, as the pass forward reads them.
-    fn pairs<'s>(&'s self, merges: &Range<usize>) -> Pairs<'s> {
+    fn pairs<'s>(&'s self, merges: &Range<usize>) -> Segments<'s, f32, 2> {
         let CpuPlan { config, schedule, .. } = self.plan;
-        let [left, right] = [schedule.left(), schedule.right()]
+        let index = [schedule.left(), schedule.right()]
             .map(|slots| Index::Slots { slots: &slots[merges.clone()], width: schedule.width() });
-        Pairs { h: self.states.h, left, right, len: config.hidden }
+        Segments { h: self.states.h, index, len: config.hidden }
     }
 
     /// The inputs of a chunk's unary layer.

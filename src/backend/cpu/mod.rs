@@ -8,6 +8,7 @@
 mod adam;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
+mod arena;
 mod backward;
 mod cell;
 mod cell_backward;
@@ -204,77 +205,6 @@ impl Cpu {
         let most = (plan.schedule.slots() * plan.schedule.width()).checked_sub(1);
         check_slots(&states, most.map(|row| row as u32))?;
         Forward::new(plan.path, weights, plan, &memory, states, &self.counters).run(input, hidden);
-        Ok(())
-    }
-
-    fn copy_as<H: Stored>(&self, config: &Config, arena: &mut [f32], pairs: &[(u32, u32)]) -> Result<()> {
-        let States { h, c } = States::<H>::of_arena(config, arena);
-        check_slots(&States { h, c }, pairs.iter().flat_map(|&(from, to)| [from, to]))?;
-        if let Some((slot, _)) = pairs.iter().find(|(from, to)| from == to) {
-            return Err(Error::argument("pairs", "a slot other than the one copied from", slot));
-        }
-        for &(from, to) in pairs {
-            let (from, to) = (from as usize, to as usize);
-            // SAFETY: rows within the arena, and `from` is not `to`.
-            unsafe {
-                h.row(from).copy_to_nonoverlapping(h.row(to), h.stride());
-                c.inspect(|c| c.row(from).copy_to_nonoverlapping(c.row(to), c.stride()));
-            }
-        }
-        Ok(())
-    }
-
-    fn read_as<H: Stored>(
-        &self,
-        config: &Config,
-        arena: &[f32],
-        slots: &[u32],
-        states: &mut [f32],
-    ) -> Result<()> {
-        // SAFETY: nothing is written through these.
-        let arena = unsafe { States::<H>::of_shared_arena(config, arena) };
-        check_slots(&arena, slots.iter().copied())?;
-        let hidden = config.hidden;
-        for (&slot, state) in slots.iter().zip(states.chunks_exact_mut(2 * hidden)) {
-            let (h, c) = state.split_at_mut(hidden);
-            // SAFETY: rows within the arena, of at least `hidden` elements.
-            unsafe {
-                let from = std::slice::from_raw_parts(arena.h.row(slot as usize), hidden);
-                h.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32());
-                match arena.c {
-                    Some(from) => {
-                        c.copy_from_slice(std::slice::from_raw_parts(from.row(slot as usize), hidden))
-                    }
-                    None => c.fill(0.0), // the RNN has no `c`
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn write_as<H: Stored>(
-        &self,
-        config: &Config,
-        arena: &mut [f32],
-        slots: &[u32],
-        states: &[f32],
-    ) -> Result<()> {
-        let arena = States::<H>::of_arena(config, arena);
-        check_slots(&arena, slots.iter().copied())?;
-        let hidden = config.hidden;
-        for (&slot, state) in slots.iter().zip(states.chunks_exact(2 * hidden)) {
-            let (h, c) = state.split_at(hidden);
-            // SAFETY: rows within the arena, of at least `hidden` elements, and nothing else runs on it.
-            unsafe {
-                let to = std::slice::from_raw_parts_mut(arena.h.row(slot as usize), arena.h.stride());
-                to.fill(H::from_f32(0.0));
-                to.iter_mut().zip(h).for_each(|(to, &from)| *to = H::from_f32(from));
-                if let Some(to) = arena.c {
-                    to.row(slot as usize).write_bytes(0, to.stride());
-                    c.as_ptr().copy_to_nonoverlapping(to.row(slot as usize), hidden);
-                }
-            }
-        }
         Ok(())
     }
 }
@@ -565,8 +495,8 @@ impl Backend for Cpu {
         let all = arena.len() / 4;
         let arena = floats("arena", arena, all)?;
         match self.dtype {
-            Dtype::Bf16 => self.copy_as::<bf16>(config, arena, pairs),
-            _ => self.copy_as::<f32>(config, arena, pairs),
+            Dtype::Bf16 => arena::copy::<bf16>(config, arena, pairs),
+            _ => arena::copy::<f32>(config, arena, pairs),
         }
     }
 
@@ -576,8 +506,8 @@ impl Backend for Cpu {
             .map_err(|_| Error::argument("arena", "memory aligned to 4 bytes", "less"))?;
         check_len("states", states.len(), slots.len() * 2 * config.hidden)?;
         match self.dtype {
-            Dtype::Bf16 => self.read_as::<bf16>(config, arena, slots, states),
-            _ => self.read_as::<f32>(config, arena, slots, states),
+            Dtype::Bf16 => arena::read::<bf16>(config, arena, slots, states),
+            _ => arena::read::<f32>(config, arena, slots, states),
         }
     }
 
@@ -587,8 +517,8 @@ impl Backend for Cpu {
         check_len("states", states.len(), slots.len() * 2 * config.hidden)?;
         let arena = floats("arena", arena, all)?;
         match self.dtype {
-            Dtype::Bf16 => self.write_as::<bf16>(config, arena, slots, states),
-            _ => self.write_as::<f32>(config, arena, slots, states),
+            Dtype::Bf16 => arena::write::<bf16>(config, arena, slots, states),
+            _ => arena::write::<f32>(config, arena, slots, states),
         }
     }
 }

@@ -168,39 +168,32 @@ pub(super) struct Segments<'a, H: Stored, const S: usize> {
     pub len: usize,
 }
 
-impl<H: Stored, const S: usize> Product for Segments<'_, H, S> {
+impl<H: Stored, const S: usize> Operand for Segments<'_, H, S> {
+    type Element = H;
+
+    fn segments(&self) -> usize {
+        S
+    }
+    fn segment_len(&self) -> usize {
+        self.len
+    }
     #[inline(always)]
-    unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
-        &self,
-        first: usize,
-        panel: *const f32,
-        ahead: Ahead,
-    ) -> [[L; G]; M] {
-        let mut acc = [[L::splat(0.0); G]; M];
-        let mut walk = Walk::new(panel, ahead);
-        for index in self.index {
-            let x = std::array::from_fn(|m| self.h.row(index.row(first + m)).cast_const());
-            // SAFETY: passed on.
-            unsafe { H::accumulate(&mut walk, &mut acc, x, self.len) };
-        }
-        acc
+    fn segment(&self, segment: usize, row: usize) -> *const H {
+        self.h.row(self.index[segment].row(row))
     }
 }
 
-/// The left operand of a product in f32: row `i`, or `M` rows from it, of inputs cut into segments of equal length.
+/// The left operand of a product: row `i`, or `M` rows from it, of inputs cut into segments of equal length.
 pub(super) trait Operand: Copy + Send + Sync {
+    /// What rows are made of.
+    type Element: Stored;
+
     /// How many segments a row has.
     fn segments(&self) -> usize;
     /// Elements of a segment.
     fn segment_len(&self) -> usize;
     /// The start of a segment of a row.
-    fn segment(&self, segment: usize, row: usize) -> *const f32;
-
-    /// What is done to an element before it is multiplied.
-    #[inline(always)]
-    fn element(&self, x: f32) -> f32 {
-        x
-    }
+    fn segment(&self, segment: usize, row: usize) -> *const Self::Element;
 
     /// What is added to the product of a row, from column `at` of a panel's row on: the bias.
     ///
@@ -226,7 +219,7 @@ impl<I: Operand> Product for I {
         for segment in 0..self.segments() {
             let x = std::array::from_fn(|m| self.segment(segment, first + m));
             // SAFETY: passed on.
-            unsafe { walk.elements(&mut acc, x, self.segment_len(), |x| self.element(x)) };
+            unsafe { I::Element::accumulate(&mut walk, &mut acc, x, self.segment_len()) };
         }
         acc
     }
@@ -235,29 +228,6 @@ impl<I: Operand> Product for I {
     unsafe fn shift<L: Lanes>(&self, linear: &PackedLinear, block: usize, at: usize, row: usize) -> L {
         // SAFETY: passed on.
         unsafe { Operand::shift(self, linear, block, at, row) }
-    }
-}
-
-/// `[h_left ; h_right]`, gathered by slot.
-#[derive(Clone, Copy)]
-pub(super) struct Pairs<'a> {
-    pub h: Matrix<'a>,
-    pub left: Index<'a>,
-    pub right: Index<'a>,
-    pub len: usize,
-}
-
-impl Operand for Pairs<'_> {
-    fn segments(&self) -> usize {
-        2
-    }
-    fn segment_len(&self) -> usize {
-        self.len
-    }
-    #[inline(always)]
-    fn segment(&self, segment: usize, row: usize) -> *const f32 {
-        let index = if segment == 0 { self.left } else { self.right };
-        self.h.row(index.row(row))
     }
 }
 
@@ -270,6 +240,8 @@ pub(super) struct Rows<'a> {
 }
 
 impl Operand for Rows<'_> {
+    type Element = f32;
+
     fn segments(&self) -> usize {
         1
     }
@@ -286,20 +258,21 @@ impl Operand for Rows<'_> {
 #[derive(Clone, Copy)]
 pub(super) struct ReluRows<'a>(pub Rows<'a>);
 
-impl Operand for ReluRows<'_> {
-    fn segments(&self) -> usize {
-        1
-    }
-    fn segment_len(&self) -> usize {
-        self.0.len
-    }
+impl Product for ReluRows<'_> {
     #[inline(always)]
-    fn segment(&self, segment: usize, row: usize) -> *const f32 {
-        self.0.segment(segment, row)
-    }
-    #[inline(always)]
-    fn element(&self, x: f32) -> f32 {
-        if 0.0 > x { 0.0 } else { x }
+    unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
+        &self,
+        first: usize,
+        panel: *const f32,
+        ahead: Ahead,
+    ) -> [[L; G]; M] {
+        let mut acc = [[L::splat(0.0); G]; M];
+        let x = std::array::from_fn(|m| self.0.segment(0, first + m));
+        // SAFETY: passed on.
+        unsafe {
+            Walk::new(panel, ahead).elements(&mut acc, x, self.0.len, |x| if 0.0 > x { 0.0 } else { x })
+        };
+        acc
     }
 }
 
@@ -318,6 +291,8 @@ pub(super) struct Blocked<'a> {
 }
 
 impl Operand for Blocked<'_> {
+    type Element = f32;
+
     fn segments(&self) -> usize {
         self.blocks
     }

@@ -228,6 +228,8 @@ struct After<'a, P: Part> {
 }
 
 impl<P: Part> Operand for After<'_, P> {
+    type Element = f32;
+
     fn segments(&self) -> usize {
         1
     }
