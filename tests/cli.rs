@@ -12,7 +12,7 @@ use common::{cell_files, golden};
 use pr_lstm::golden::CellFile;
 use pr_lstm::random::{Purpose, Random};
 use pr_lstm::verify::{self, Tolerances};
-use pr_lstm::{Checkpoint, Cpu};
+use pr_lstm::{Checkpoint, Cpu, CpuPath, Dtype};
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 use serde_json::Value;
 
@@ -430,7 +430,18 @@ fn tasks_samples_and_info_print_what_they_should() {
         assert!(json["mask"][0].is_boolean());
     }
     let text = stdout(&run(folder.path(), &["info"]));
-    assert!(text.contains(pr_lstm::CpuPath::detect().name()), "{text}");
+    for path in CpuPath::ALL {
+        let line = text.lines().find(|line| line.split_whitespace().nth(2) == Some(path.name()));
+        let line = line.unwrap_or_else(|| panic!("no {path:?} in {text}"));
+        let says = |dtype: Dtype| {
+            let (_, taken) = line.split_once("taken in ").unwrap_or_default();
+            taken.split(", ").any(|name| name == dtype.name())
+        };
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            assert_eq!(says(dtype), path == CpuPath::fastest(dtype), "{line}");
+        }
+        assert_eq!(line.contains("processor") || line.contains("system"), !path.is_available(), "{line}");
+    }
 }
 
 /// The same on CUDA: the virtual GPU, whose library the program is led to.

@@ -166,10 +166,10 @@ impl Cpu {
         let dtype = self.dtype;
         let (what, why) = match dtype {
             Dtype::F32 => return Ok(()),
-            _ if pass.trains() => ("training", "it runs models there and trains none; train in f32"),
             _ if config.recurrence == Recurrence::Sequential => {
                 ("a sequential model", "these are there in f32; use that")
             }
+            _ if pass.trains() => ("training", "it runs models there and trains none; train in f32"),
             _ => return Ok(()),
         };
         Err(Error::Unavailable { what: format!("{what} in {dtype} on cpu"), why: why.into() })
@@ -502,7 +502,7 @@ impl Backend for Cpu {
 
     fn read_states(&self, config: &Config, arena: &[u8], slots: &[u32], states: &mut [f32]) -> Result<()> {
         config.layout()?;
-        let arena: &[f32] = bytemuck::try_cast_slice(arena)
+        let arena: &[f32] = bytemuck::try_cast_slice(&arena[..arena.len() / 4 * 4])
             .map_err(|_| Error::argument("arena", "memory aligned to 4 bytes", "less"))?;
         check_len("states", states.len(), slots.len() * 2 * config.hidden)?;
         match self.dtype {
