@@ -401,7 +401,8 @@ impl Backend for Cpu {
         let memory = plan.memory(workspace);
         let states = memory.states.ok_or_else(refused)?;
         let training = memory.training.ok_or_else(refused)?;
-        Backward::new(self.path, weights, plan, states, training, d_hidden).run(input, gradient, d_input);
+        let pass = Backward::new(self.path, weights, plan, states, training, d_hidden);
+        parallel::inside(|| pass.run(input, gradient, d_input));
         Ok(())
     }
 
