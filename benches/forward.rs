@@ -109,7 +109,13 @@ fn main() -> Result<()> {
         true => Case { batch: batch.min(2), time: time.min(5), outputs },
         false => Case { batch, time, outputs },
     };
-    let cases = [case(1024, 500, Outputs::All), case(128, 40, Outputs::All), case(128, 40, Outputs::Last)];
+    // Of the length 500 as benches/peers/cudnn.py has them.
+    let of_500 = [1024, 512, 128, 64, 8, 1].map(|batch| (batch, 500));
+    let cases: Vec<Case> = of_500
+        .into_iter()
+        .chain([(128, 40)])
+        .flat_map(|(batch, time)| [case(batch, time, Outputs::All), case(batch, time, Outputs::Last)])
+        .collect();
     let (times, tokens) = if is_virtual { (1, 3) } else { (20, 1 << 12) };
 
     let config = Config::new(VOCABULARY, HIDDEN, OUTPUT);
