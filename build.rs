@@ -1,8 +1,9 @@
 //! Compiles the CUDA kernels and writes the list of their images; knows nothing of what they compute.
 //!
 //! Without the feature `cuda`, and on docs.rs, nothing is compiled. With it, `nvcc` turns each unit into plain PTX
-//! for the oldest chip we run on, and `ptxas` turns **that very PTX** into a cubin an architecture: what the virtual
-//! GPU interprets is what a card runs. No GPU is asked for.
+//! for the oldest chip we run on and for sm_90, which can begin a launch before the last has ended, and `ptxas` turns
+//! **that very PTX** into a cubin an architecture: what the virtual GPU interprets is what a card runs. No GPU is asked
+//! for.
 //!
 //! The PTX gets the lowest version line that `ptxas` accepts: with nvcc's own a driver older than nvcc would refuse
 //! code that it can very well run.
@@ -34,8 +35,9 @@ const UNITS: &[Unit] = &[
 /// Kernels of a benchmark, no part of the library; with the feature `gpu-benches`.
 const CONSTANTS: Unit = ("constants", "benches/constants.cu", None);
 
-/// The oldest chip that the kernels are written for; PTX is made for it.
-const OLDEST: u32 = 80;
+/// The chips that PTX is made for, each for itself and those up to the next: the oldest that the kernels are written for,
+/// then those that have more.
+const BASES: [u32; 2] = [80, 90];
 const DEFAULT_ARCHS: &str = "sm_80,sm_90";
 
 /// Versions of PTX, from the first that knows sm_80. One is taken if it is no higher than nvcc's own.
@@ -85,18 +87,30 @@ fn build() -> Result<(), String> {
         println!("cargo::rerun-if-changed={}", CONSTANTS.1);
         units.push(CONSTANTS);
     }
-    // The first architecture decides the version line, the others take what it left.
-    parallel(&units, |&(name, source, storage)| {
-        compile(&nvcc, name, source, storage, &out)?;
-        lowest_version(&ptxas, name, archs[0], &out)
+    // Of a base's architectures the first decides the version line, the others take what it left.
+    let of_bases: Vec<(u32, Vec<u32>)> = BASES
+        .iter()
+        .map(|&base| (base, archs.iter().copied().filter(|&arch| base_of(arch) == base).collect()))
+        .collect();
+    let compiled: Vec<_> =
+        units.iter().flat_map(|unit| of_bases.iter().map(move |base| (unit, base))).collect();
+    parallel(&compiled, |&(&(name, source, storage), (base, archs))| {
+        compile(&nvcc, name, source, storage, *base, &out)?;
+        lowest_version(&ptxas, name, archs.first().copied().unwrap_or(*base), &out)
     })?;
-    let rest: Vec<_> =
-        units.iter().flat_map(|unit| archs[1..].iter().map(move |&arch| (unit.0, arch))).collect();
+    let rest: Vec<_> = compiled
+        .iter()
+        .flat_map(|(unit, (_, archs))| archs.iter().skip(1).map(move |&arch| (unit.0, arch)))
+        .collect();
     parallel(&rest, |&(name, arch)| assemble(&ptxas, name, arch, &out))?;
 
     let mut list = String::from("static IMAGES: &[Image] = &[\n");
     for (name, ..) in UNITS {
-        write!(list, "    Image {{ name: {name:?}, ptx: include_str!(\"{name}.ptx\"), cubins: &[").unwrap();
+        write!(list, "    Image {{ name: {name:?}, ptx: &[").unwrap();
+        for base in BASES {
+            write!(list, "({base}, include_str!(\"{name}.compute_{base}.ptx\")), ").unwrap();
+        }
+        list.push_str("], cubins: &[");
         for arch in &archs {
             write!(list, "({arch}, include_bytes!(\"{name}.sm_{arch}.cubin\")), ").unwrap();
         }
@@ -118,9 +132,10 @@ fn architectures() -> Result<Vec<u32>, String> {
         let arch: u32 = name.strip_prefix("sm_").filter(|number| !number.starts_with('+')).and_then(|number| number.parse().ok()).ok_or_else(|| {
             format!("PR_LSTM_CUDA_ARCHS is {text:?}: {name:?} is no architecture; expected a list such as {DEFAULT_ARCHS}")
         })?;
-        if arch < OLDEST {
+        if arch < BASES[0] {
             return Err(format!(
-                "PR_LSTM_CUDA_ARCHS is {text:?}: the kernels need sm_{OLDEST} or newer, not {name}"
+                "PR_LSTM_CUDA_ARCHS is {text:?}: the kernels need sm_{} or newer, not {name}",
+                BASES[0]
             ));
         }
         archs.push(arch);
@@ -193,13 +208,30 @@ fn beside(tools: &Path, nvcc: &Path, tool: &str) -> Result<PathBuf, String> {
         })
 }
 
-/// One unit to `name.ptx`, as nvcc writes it.
-fn compile(nvcc: &Path, name: &str, source: &str, storage: Option<u32>, out: &Path) -> Result<(), String> {
+/// Whose PTX an architecture's cubin is made from.
+fn base_of(arch: u32) -> u32 {
+    BASES.into_iter().filter(|&base| base <= arch).max().unwrap_or(BASES[0])
+}
+
+/// Where a unit's PTX for a base is.
+fn ptx(name: &str, base: u32, out: &Path) -> PathBuf {
+    out.join(format!("{name}.compute_{base}.ptx"))
+}
+
+/// One unit to PTX for a base, as nvcc writes it.
+fn compile(
+    nvcc: &Path,
+    name: &str,
+    source: &str,
+    storage: Option<u32>,
+    base: u32,
+    out: &Path,
+) -> Result<(), String> {
     let mut command = Command::new(nvcc);
     command.args(["-ptx", "-O3", "-std=c++17", "-fmad=false", "-Ikernels"]);
-    command.arg(format!("-arch=compute_{OLDEST}"));
+    command.arg(format!("-arch=compute_{base}"));
     command.args(storage.map(|storage| format!("-DPR_LSTM_STORAGE={storage}")));
-    command.arg(source).arg("-o").arg(out.join(format!("{name}.ptx")));
+    command.arg(source).arg("-o").arg(ptx(name, base, out));
     let words = run(&mut command)?;
     for line in words.lines().filter(|line| !line.trim().is_empty()) {
         println!("cargo::warning={name}: {line}");
@@ -207,15 +239,17 @@ fn compile(nvcc: &Path, name: &str, source: &str, storage: Option<u32>, out: &Pa
     Ok(())
 }
 
-/// Lowers the version line of `name.ptx` as far as ptxas goes along, and leaves the cubin of `arch`.
+/// Lowers the version line of the PTX that `arch` takes as far as ptxas goes along, and leaves its cubin.
 fn lowest_version(ptxas: &Path, name: &str, arch: u32, out: &Path) -> Result<(), String> {
-    let path = out.join(format!("{name}.ptx"));
+    let path = ptx(name, base_of(arch), out);
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     // A hint about wide loads of which not every byte is used. It alone would ask for 8.3, and so for a driver of 545.
     let lines: Vec<_> = text.lines().filter(|line| !line.contains(".pragma \"used_bytes_mask")).collect();
     let text = lines.join("\n") + "\n";
-    let (before, rest) = text.split_once("\n.version ").ok_or(format!("{name}.ptx has no .version line"))?;
-    let (own, after) = rest.split_once('\n').ok_or(format!("{name}.ptx ends with its .version line"))?;
+    let (before, rest) =
+        text.split_once("\n.version ").ok_or(format!("{}: no .version line", path.display()))?;
+    let (own, after) =
+        rest.split_once('\n').ok_or(format!("{}: ends with its .version line", path.display()))?;
     let own = own.trim();
     for version in PTX_VERSIONS.iter().take_while(|version| number(version) < number(own)) {
         write(&path, &format!("{before}\n.version {version}\n{after}"))?;
@@ -232,11 +266,11 @@ fn number(version: &str) -> Vec<u32> {
     version.split('.').map(|part| part.parse().unwrap_or(u32::MAX)).collect()
 }
 
-/// `name.ptx` to `name.sm_arch.cubin`; what ptxas says of registers and spills to `name.sm_arch.txt`.
+/// PTX to `name.sm_arch.cubin`; what ptxas says of registers and spills to `name.sm_arch.txt`.
 fn assemble(ptxas: &Path, name: &str, arch: u32, out: &Path) -> Result<(), String> {
     let mut command = Command::new(ptxas);
     command.args(["-O3", "-v"]).arg(format!("-arch=sm_{arch}"));
-    command.arg(out.join(format!("{name}.ptx"))).arg("-o").arg(out.join(format!("{name}.sm_{arch}.cubin")));
+    command.arg(ptx(name, base_of(arch), out)).arg("-o").arg(out.join(format!("{name}.sm_{arch}.cubin")));
     let words = run(&mut command).map_err(|words| {
         let known = !words.contains("'gpu-name'");
         let mend = "\nit comes from PR_LSTM_CUDA_ARCHS; `ptxas --help` lists the architectures that this ptxas knows";

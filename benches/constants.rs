@@ -12,7 +12,7 @@ use cudarc::driver::sys::{CUdevice_attribute, CUgraphInstantiate_flags, CUstream
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::Ptx;
 
-const PTX: &str = include_str!(concat!(env!("PR_LSTM_KERNELS"), "/constants.ptx"));
+const PTX: &str = include_str!(concat!(env!("PR_LSTM_KERNELS"), "/constants.compute_80.ptx"));
 const THREADS: u32 = 256;
 /// Sums a warp keeps side by side, as in the kernel.
 const CHAINS: u64 = 8;

@@ -79,6 +79,21 @@ fn pass(model: &Model<Cuda>, case: &Case, times: usize) -> Result<([f64; 2], &'s
     Ok(([launched, replayed], plan.path()))
 }
 
+/// Seconds of a pass of one step, as a graph, with its leaves and its read-out, in tiles of so many rows; None where there
+/// are no kernels of it.
+fn step(
+    model: &Model<Cuda>,
+    checkpoint: &Checkpoint,
+    rows: usize,
+    tile: usize,
+    times: usize,
+) -> Result<Option<f64>> {
+    let Ok(cuda) = model.backend().clone().with_tile(tile) else { return Ok(None) };
+    let case = Case { batch: rows, time: 2, outputs: Outputs::Last };
+    let ([_, replayed], _) = pass(&Model::new(checkpoint, cuda)?, &case, times)?;
+    Ok(Some(replayed))
+}
+
 /// Seconds a token of one stream, the host's share and the copy of the logits included.
 fn token(model: &Model<Cuda>, tokens: usize) -> Result<f64> {
     let mut streams = model.streams(1)?;
@@ -114,6 +129,7 @@ fn main() -> Result<()> {
     let cases: Vec<Case> = of_500
         .into_iter()
         .chain([(128, 40)])
+        .take(if is_virtual { 1 } else { usize::MAX })
         .flat_map(|(batch, time)| [case(batch, time, Outputs::All), case(batch, time, Outputs::Last)])
         .collect();
     let (times, tokens) = if is_virtual { (1, 3) } else { (20, 1 << 12) };
@@ -127,7 +143,7 @@ fn main() -> Result<()> {
         "| pass ({name}; H = {HIDDEN}, R = 1) | path | GFLOP | launched | graph | TFLOP/s | of the bf16 peak |"
     );
     println!("|---|---|---|---|---|---|---|");
-    let mut streamed = String::new();
+    let (mut streamed, mut by_tile) = (String::new(), String::new());
     for dtype in [Dtype::Bf16, Dtype::F32] {
         let model = Model::new(&checkpoint, Cuda::on(&stream)?.with_dtype(dtype)?)?;
         for case in &cases {
@@ -144,11 +160,25 @@ fn main() -> Result<()> {
             let [launched, replayed] = [launched, replayed].map(|seconds| format!("{:.3} ms", seconds * 1e3));
             println!("| {what} | {path} | {gflop:.2} | {launched} | {replayed} | {tflops:.1} | {share} |");
         }
+        let sizes: &[usize] =
+            if is_virtual { &[2] } else { &[1, 32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384] };
+        for &rows in sizes {
+            let mut cells = Vec::new();
+            for tile in [32, 64, 128] {
+                cells.push(match step(&model, &checkpoint, rows, tile, times)? {
+                    Some(_) if is_virtual => "virtual, not measured".into(),
+                    Some(seconds) => format!("{:.2} µs", seconds * 1e6),
+                    None => "none".into(),
+                });
+            }
+            by_tile += &format!("| {dtype} | {rows} | {} |\n", cells.join(" | "));
+        }
         let taken = token(&model, tokens)?;
         let taken =
             if is_virtual { "virtual, not measured".into() } else { format!("{:.2} µs", taken * 1e6) };
         streamed += &format!("| {dtype} | {tokens} | {taken} |\n");
     }
-    println!("\n| streaming, B = 1 | tokens | a token, amortised |\n|---|---|---|\n{streamed}");
+    println!("\n| one step, as a graph | rows | tiles of 32 | 64 | 128 |\n|---|---|---|---|---|\n{by_tile}");
+    println!("| streaming, B = 1 | tokens | a token, amortised |\n|---|---|---|\n{streamed}");
     Ok(())
 }

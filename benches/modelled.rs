@@ -21,10 +21,13 @@ use virtual_gpu::model::{Bound, Card, H200, Modelled};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const HIDDEN: usize = 256;
-const UNIT_BLOCKS: usize = HIDDEN / 32;
-/// Rows of a launch of a step at most, and from how many on its tiles have 128 rows and not 64: as the library has it.
+/// Packed blocks of units.
+const BLOCKS: usize = HIDDEN / 16;
+/// Rows of a launch of a step at most, and from twice how many blocks of 32 rows a multiprocessor on its tiles have 64 rows,
+/// and 128: as the library has it.
 const MOST_ROWS: usize = 16384;
-const WIDE: usize = 2048;
+const NARROW: usize = 8;
+const WIDE: usize = 24;
 /// The card, and the chip of its cubins.
 const CARD: Card = H200;
 const CHIP: &str = "sm_90";
@@ -128,7 +131,8 @@ fn counted(cuda: Cuda, tile: usize) -> Result<BTreeMap<String, Launched>> {
 
 /// The launches of a pass forward over this schedule, their blocks as those that were counted; and its merges.
 fn forward(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<(Vec<Launched>, usize)> {
-    let [narrow, wide] = [counted(cuda.clone(), 64)?, counted(cuda.clone(), 128)?];
+    let [narrow, middle, wide] =
+        [counted(cuda.clone(), 32)?, counted(cuda.clone(), 64)?, counted(cuda.clone(), 128)?];
     let mut schedule = Schedule::default();
     Planner::new().padded(&mut schedule, batch, time, outputs, Rows::Reuse)?;
     let (width, mut start, mut launches) = (schedule.width(), 0, Vec::new());
@@ -142,8 +146,13 @@ fn forward(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<
         start = end as usize;
         while rows > 0 {
             let now = rows.min(MOST_ROWS);
-            let (counts, tile) = if now >= WIDE { (&wide, 128) } else { (&narrow, 64) };
-            let blocks = (UNIT_BLOCKS * now.div_ceil(tile)) as u32;
+            // As the library chooses on the card, not on the virtual chip that counts.
+            let (counts, tile, across) = match 2 * now.div_ceil(32) * BLOCKS / CARD.sms as usize {
+                0..NARROW => (&narrow, 32, 1),
+                NARROW..WIDE => (&middle, 64, 2),
+                _ => (&wide, 128, 2),
+            };
+            let blocks = (BLOCKS / across * now.div_ceil(tile)) as u32;
             for layer in ["merge", "unary"] {
                 launches.push(counts[&format!("{layer}_lstm_{tile}")].with_blocks(blocks));
             }
@@ -166,7 +175,7 @@ fn main() -> Result<()> {
     let training = inference.clone().into_iter().chain(training).collect();
     let merges = 32 * 1024;
     let merge =
-        counted(cuda.clone(), 128)?["merge_lstm_128"].with_blocks((UNIT_BLOCKS * MOST_ROWS / 128) as u32);
+        counted(cuda.clone(), 128)?["merge_lstm_128"].with_blocks((BLOCKS / 2 * MOST_ROWS / 128) as u32);
     let flop = (merges * 2 * 2 * HIDDEN * 5 * HIDDEN) as f64;
     report("merge of 32768 rows, two launches", flop, &[merge.clone(), merge], &inference)?;
     for (batch, time, outputs) in

@@ -2,12 +2,14 @@
 // thread decides, then every element is updated. A norm that is not finite is remembered with its step and nothing is
 // written from there on; the step number lives here, so that a captured graph counts.
 #include "common/arguments.cuh"
+#include "common/order.cuh"
 #include "common/sum.cuh"
 
 constexpr int kAdamThreads = 256;
 constexpr int kNormBlocks = 256;
 
 extern "C" __global__ void __launch_bounds__(kAdamThreads) square_sums(const __grid_constant__ AdamArguments arguments) {
+    await_last_launch();
     __shared__ double scratch[kAdamThreads];
     const uint64_t span = (arguments.len + kNormBlocks - 1) / kNormBlocks, begin = blockIdx.x * span;
     const uint64_t end = min(begin + span, arguments.len);
@@ -33,6 +35,7 @@ __device__ inline double correction(double beta, uint64_t step) {
 
 // One block.
 extern "C" __global__ void __launch_bounds__(kNormBlocks) decide(const __grid_constant__ AdamArguments arguments) {
+    await_last_launch();
     __shared__ double scratch[kNormBlocks];
     const double norm = sqrt(block_sum<kNormBlocks>(arguments.sums[threadIdx.x], scratch));
     if (threadIdx.x > 0) {
@@ -55,6 +58,7 @@ extern "C" __global__ void __launch_bounds__(kNormBlocks) decide(const __grid_co
 
 // The products and sums in the order of the CPU, so that from one gradient come the CPU's bits.
 extern "C" __global__ void update(const __grid_constant__ AdamArguments arguments) {
+    await_last_launch();
     const uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i >= arguments.len || arguments.factors[3] == 0.0f) {
         return;

@@ -1,7 +1,7 @@
 // A layer forward: gather, product, gates, in one launch; z does not reach memory.
 //
-// A block owns kTile rows by 32 units: the grid is [row tiles][unit blocks], so that blocks of the same rows run together
-// and their rows come from L2 but once from further. Memory a block: its rows' inputs (kTile * K elements), its units' weights (once, from L2), the
+// A block owns kTile rows by 32 units or, narrow, 16: the grid is [row tiles][units], so that blocks of the same rows run
+// together and their rows come from L2 but once from further. Memory a block: its rows' inputs (kTile * K elements), its units' weights (once, from L2), the
 // rows' c. A merge reads its two states by number and writes a third row; a unary layer reads what the merge left between
 // them and updates c in place.
 #pragma once
@@ -13,7 +13,7 @@
 // repeat it: they are computed and not written.
 template <int kStates, int kTile>
 __device__ inline void number_rows(uint32_t* numbers, const CellArguments& arguments, uint32_t start) {
-    for (uint32_t i = threadIdx.x; i < kTile; i += kThreads) {
+    for (uint32_t i = threadIdx.x; i < kTile; i += Tile<kTile>::kThreads) {
         const uint32_t local = min(start + i, arguments.rows - 1);
         const uint32_t row = arguments.first + local;
         const uint32_t entry = row / arguments.width, lane = row - entry * arguments.width;
@@ -39,74 +39,89 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
     uint32_t* numbers = reinterpret_cast<uint32_t*>(shared);
 
     const uint32_t units = arguments.units;
-    const uint32_t unit_blocks = divide_up(units, kBlockUnits);
-    const uint32_t block = blockIdx.x, start = blockIdx.y * kTile;
-    number_rows<kStates, kTile>(numbers, arguments, start);
-
-    const uint32_t k = arguments.segment * kInputs;
-    const size_t block_elements = size_t(divide_up(k, kStageK)) * Z::Ring::kPieceElements;
+    const uint32_t start = blockIdx.y * kTile;
     const Operands<Storage> operands = {
         static_cast<const Element*>(arguments.input),
-        static_cast<const Element*>(arguments.weights) + block * block_elements,
+        static_cast<const Element*>(arguments.weights),
         numbers,
         arguments.segment,
-        k,
+        arguments.segment * kInputs,
+        blockIdx.x * Tile<kTile>::kAcross,
+        units / kBlockUnits,
     };
     Z z;
-    z.run(shared_address(shared) + 3 * kTile * sizeof(uint32_t), operands, units - block * kBlockUnits);
+    z.run(shared_address(shared) + 3 * kTile * sizeof(uint32_t), operands,
+          [&] { number_rows<kStates, kTile>(numbers, arguments, start); });
 
-    z.for_each([&](uint32_t row, uint32_t unit_of_block, const float(&acc)[kGates][4]) {
-        const uint32_t unit = block * kBlockUnits + unit_of_block;
-        if (start + row >= arguments.rows || unit >= units) {
-            return;
-        }
-        float4 b[kGates], c_in[kStates + 1];
+    const uint32_t unit = blockIdx.x * Tile<kTile>::kUnits + Z::unit();
+    if (unit >= units) {
+        return;
+    }
+    float b[kGates][4];
 #pragma unroll
-        for (int gate = 0; gate < kGates; ++gate) {
-            b[gate] = *reinterpret_cast<const float4*>(arguments.bias + gate * unit_blocks * kBlockUnits + unit);
-        }
-        const uint32_t out = numbers[2 * kTile + row];
+    for (int gate = 0; gate < kGates; ++gate) {
+        Ffma::load4(b[gate], arguments.bias + gate * units + unit, 0);
+    }
+    // Several quads' c are on their way together: after a store the compiler may hoist no load.
+    constexpr int kBatch = Z::kQuads < 4 ? Z::kQuads : 4;
+#pragma unroll
+    for (int first = 0; first < Z::kQuads; first += kBatch) {
+        float c_in[kBatch][kStates + 1][4];
         if constexpr (kCell == Cell::Lstm) {
 #pragma unroll
-            for (int n = 0; n < kStates; ++n) {
-                const uint32_t stage_row = kKeep && arguments.c_in_local ? start + row : out;
-                const uint32_t from = kStates == 2 ? numbers[n * kTile + row] : stage_row;
-                c_in[n] = *reinterpret_cast<const float4*>(arguments.c_in + size_t(from) * units + unit);
-            }
-        }
-        float h[4], c[4];
+            for (int i = 0; i < kBatch; ++i) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            float acc_of_unit[kGates], b_of_unit[kGates], c_of_unit[kStates + 1];
-#pragma unroll
-            for (int gate = 0; gate < kGates; ++gate) {
-                acc_of_unit[gate] = acc[gate][e];
-                b_of_unit[gate] = reinterpret_cast<const float*>(&b[gate])[e];
-            }
-#pragma unroll
-            for (int n = 0; n < kStates; ++n) {
-                c_of_unit[n] = reinterpret_cast<const float*>(&c_in[n])[e];
-            }
-            h[e] = apply_gates<kCell, kStates, Storage::kCoarse>(acc_of_unit, b_of_unit, c_of_unit, c[e]);
-        }
-        if constexpr (kCell == Cell::Lstm) {
-            const uint32_t to = kKeep && arguments.c_out_local ? start + row : out;
-            *reinterpret_cast<float4*>(arguments.c_out + size_t(to) * units + unit) = make_float4(c[0], c[1], c[2], c[3]);
-        }
-        if constexpr (kKeep) {
-            auto* z_row = static_cast<Element*>(arguments.z) + size_t(start + row) * (Storage::kPlanes * kGates * units);
-#pragma unroll
-            for (int gate = 0; gate < kGates; ++gate) {
-                const float* b_of_gate = reinterpret_cast<const float*>(&b[gate]);
-                float sum[4];
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    sum[e] = __fadd_rn(acc[gate][e], b_of_gate[e]);
+                for (int n = 0; n < kStates; ++n) {
+                    const uint32_t row = Z::row(first + i), local = start + row;
+                    if (local >= arguments.rows) { // its number is another row's, whose c is being written
+                        continue;
+                    }
+                    const uint32_t stage_row = kKeep && arguments.c_in_local ? local : numbers[2 * kTile + row];
+                    const uint32_t from = kStates == 2 ? numbers[n * kTile + row] : stage_row;
+                    Ffma::load4(c_in[i][n], arguments.c_in + size_t(from) * units + unit, 0);
                 }
-                Storage::store4(z_row + gate * units + unit, kGates * units, sum);
             }
         }
-        const uint32_t to = arguments.h_local ? start + row : out;
-        Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);
-    });
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+            const uint32_t row = Z::row(first + i), local = start + row, out = numbers[2 * kTile + row];
+            if (local >= arguments.rows) {
+                continue;
+            }
+            float acc[kGates][4], h[4], c[4];
+            z.read(acc, first + i);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                float acc_of_unit[kGates], b_of_unit[kGates], c_of_unit[kStates + 1];
+#pragma unroll
+                for (int gate = 0; gate < kGates; ++gate) {
+                    acc_of_unit[gate] = acc[gate][e];
+                    b_of_unit[gate] = b[gate][e];
+                }
+#pragma unroll
+                for (int n = 0; n < kStates; ++n) {
+                    c_of_unit[n] = c_in[i][n][e];
+                }
+                h[e] = apply_gates<kCell, kStates, Storage::kCoarse>(acc_of_unit, b_of_unit, c_of_unit, c[e]);
+            }
+            if constexpr (kCell == Cell::Lstm) {
+                const uint32_t to = kKeep && arguments.c_out_local ? local : out;
+                Ffma::store4(arguments.c_out + size_t(to) * units + unit, 0, c);
+            }
+            if constexpr (kKeep) {
+                auto* z_row = static_cast<Element*>(arguments.z) + size_t(local) * (Storage::kPlanes * kGates * units);
+#pragma unroll
+                for (int gate = 0; gate < kGates; ++gate) {
+                    float sum[4];
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) {
+                        sum[e] = __fadd_rn(acc[gate][e], b[gate][e]);
+                    }
+                    Storage::store4(z_row + gate * units + unit, kGates * units, sum);
+                }
+            }
+            const uint32_t to = arguments.h_local ? local : out;
+            Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);
+        }
+    }
 }

@@ -1,6 +1,7 @@
 // Cross entropy over the last dimension of the logits, mean over rows, with the share of right answers; and its gradient.
 // One block sums all rows in one fixed order: there are few beside what a pass costs.
 #include "common/arguments.cuh"
+#include "common/order.cuh"
 #include "common/sum.cuh"
 
 constexpr int kLossThreads = 256;
@@ -28,6 +29,7 @@ __device__ inline float exponential_sum(const float* logits, uint32_t o, float m
 }
 
 extern "C" __global__ void __launch_bounds__(kLossThreads) cross_entropy(const __grid_constant__ LossArguments arguments) {
+    await_last_launch();
     __shared__ double scratch[kLossThreads];
     double loss = 0.0, right = 0.0, counted = 0.0;
     for (uint32_t row = threadIdx.x; row < arguments.rows; row += kLossThreads) {
@@ -52,6 +54,7 @@ extern "C" __global__ void __launch_bounds__(kLossThreads) cross_entropy(const _
 
 // d_logits += d_loss (softmax - one-hot) / rows; NaN where the row's loss is not finite, so that it reaches the norm.
 extern "C" __global__ void cross_entropy_backward(const __grid_constant__ LossArguments arguments) {
+    await_last_launch();
     const uint32_t row = blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= arguments.rows) {
         return;

@@ -5,7 +5,7 @@
 #include "states.cuh"
 #include "tokens.cuh"
 
-#define LAYER(name, cell, states, tile) TILED(name, CellArguments, cell_forward<Storage, cell, states, tile, false>)
+#define LAYER(name, cell, states, tile) TILED(name, tile, CellArguments, cell_forward<Storage, cell, states, tile, false>)
 #define LAYERS(tile)                                   \
     LAYER(leaf_lstm_##tile, Cell::Lstm, 0, tile)       \
     LAYER(leaf_rnn_##tile, Cell::Rnn, 0, tile)         \
@@ -14,6 +14,7 @@
     LAYER(unary_lstm_##tile, Cell::Lstm, 1, tile)      \
     LAYER(unary_rnn_##tile, Cell::Rnn, 1, tile)
 
+LAYERS(32)
 LAYERS(64)
 #if PR_LSTM_STORAGE != 3
 LAYERS(128)

@@ -2,6 +2,7 @@
 // One accumulator an output, k ascending, the bias last: the bits of the CPU. Its way back, rows of dW cut into chunks that are
 // added in their order. And the sum of two buffers.
 #include "common/arguments.cuh"
+#include "common/order.cuh"
 #include "common/storage.cuh"
 
 constexpr int kRows = 32;
@@ -9,6 +10,7 @@ constexpr int kColumns = 16;
 constexpr int kStep = 32; // k at a time in shared memory
 
 extern "C" __global__ void __launch_bounds__(128) readout(const __grid_constant__ ReadoutArguments arguments) {
+    await_last_launch();
     __shared__ float x[kRows][kStep + 1];
     __shared__ float w[kStep][kColumns];
     const uint32_t column_tiles = divide_up(arguments.o, kColumns);
@@ -49,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(128) readout(const __grid_constant_
 
 // d_hidden: a thread an element.
 extern "C" __global__ void readout_d_hidden(const __grid_constant__ ReadoutBackwardArguments arguments) {
+    await_last_launch();
     const uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     const uint32_t row = i / arguments.h, k = i % arguments.h;
     if (row < arguments.rows && arguments.hidden[i] > 0.0f) {
@@ -62,6 +65,7 @@ extern "C" __global__ void readout_d_hidden(const __grid_constant__ ReadoutBackw
 
 // dW and db of a chunk of rows: a thread an element.
 extern "C" __global__ void readout_gradient(const __grid_constant__ ReadoutBackwardArguments arguments) {
+    await_last_launch();
     const uint32_t elements = (arguments.h + 1) * arguments.o;
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, k = i / arguments.o, o = i % arguments.o;
     if (i >= elements) {
@@ -79,6 +83,7 @@ extern "C" __global__ void readout_gradient(const __grid_constant__ ReadoutBackw
 }
 
 extern "C" __global__ void readout_reduce(const __grid_constant__ ReadoutBackwardArguments arguments) {
+    await_last_launch();
     const uint32_t elements = (arguments.h + 1) * arguments.o, i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= elements) {
         return;
@@ -92,6 +97,7 @@ extern "C" __global__ void readout_reduce(const __grid_constant__ ReadoutBackwar
 }
 
 extern "C" __global__ void add(const __grid_constant__ AddArguments arguments) {
+    await_last_launch();
     const uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (i < arguments.len) {
         arguments.to[i] = __fadd_rn(arguments.to[i], arguments.from[i]);

@@ -1,18 +1,28 @@
-// States in and out of the slots: the wanted h, states of an arena as f32 and back, copies within it. Elementwise.
+// States in and out of the slots: the wanted h, states of an arena as f32 and back, copies within it. Elementwise; of the
+// wanted h, four units a thread.
 #pragma once
 #include "common/arguments.cuh"
+#include "common/index.cuh"
 #include "common/storage.cuh"
 
 template <class Storage>
 __device__ inline void collect_hidden(const CollectArguments& arguments) {
-    const uint64_t thread = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    const uint32_t row = thread / arguments.hidden_size, unit = thread % arguments.hidden_size;
-    if (row < arguments.rows) {
-        const uint32_t lane = row / arguments.count, entry = row - lane * arguments.count;
-        const size_t slot_row = size_t(arguments.outputs[entry]) * arguments.width + lane;
-        const auto* h = static_cast<const typename Storage::Element*>(arguments.h);
-        arguments.hidden[thread] =
-            Storage::load(h + slot_row * (Storage::kPlanes * arguments.units) + unit, arguments.units);
+    const auto [row, quad] = index_of(divide_up(arguments.hidden_size, 4));
+    if (row >= arguments.rows) {
+        return;
+    }
+    const uint32_t lane = row / arguments.count, entry = row - lane * arguments.count;
+    const size_t slot_row = size_t(arguments.outputs[entry]) * arguments.width + lane;
+    const auto* h = static_cast<const typename Storage::Element*>(arguments.h);
+    float x[4];
+    Storage::load4(x, h + slot_row * (Storage::kPlanes * arguments.units) + quad * 4, arguments.units);
+    float* to = arguments.hidden + size_t(row) * arguments.hidden_size + quad * 4;
+    if (arguments.hidden_size % 4 == 0 && reinterpret_cast<uintptr_t>(arguments.hidden) % 16 == 0) {
+        Ffma::store4(to, 0, x);
+        return;
+    }
+    for (uint32_t e = 0; e < 4 && quad * 4 + e < arguments.hidden_size; ++e) {
+        to[e] = x[e];
     }
 }
 

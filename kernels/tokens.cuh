@@ -3,6 +3,7 @@
 #pragma once
 #include "common/arguments.cuh"
 #include "common/gates.cuh"
+#include "common/index.cuh"
 #include "common/storage.cuh"
 
 template <class Storage, Cell kCell, bool kKeep>
@@ -11,9 +12,8 @@ __device__ inline void tokens_forward(const TokensArguments& arguments) {
     constexpr int kGates = gates_of(kCell, 0);
     constexpr int kStride = Storage::stride(kGates);
     const uint32_t units = arguments.units;
-    const uint32_t unit_blocks = divide_up(units, kBlockUnits);
-    const uint64_t thread = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    const uint32_t row = static_cast<uint32_t>(thread / (units / 4)), unit = thread % (units / 4) * 4;
+    const auto [row, quad] = index_of(units / 4);
+    const uint32_t unit = quad * 4;
     if (row >= arguments.rows) {
         return;
     }
@@ -38,7 +38,7 @@ __device__ inline void tokens_forward(const TokensArguments& arguments) {
         for (int gate = 0; gate < kGates; ++gate) {
             const int column = Storage::column(kGates, gate, unit % kBlockUnits + e);
             acc[gate] = known ? Storage::load(weights + column, plane) : __int_as_float(0x7fffffff);
-            b[gate] = arguments.bias[gate * unit_blocks * kBlockUnits + unit + e];
+            b[gate] = arguments.bias[gate * units + unit + e];
             z[gate][e] = __fadd_rn(acc[gate], b[gate]);
         }
         h[e] = apply_gates<kCell, 0, Storage::kCoarse>(acc, b, nullptr, c[e]);

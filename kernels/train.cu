@@ -8,22 +8,23 @@
 #include "weights.cuh"
 
 #define CELL(cell, Kind, tile)                                                                              \
-    TILED(leaf_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 0, tile, true>)                  \
-    TILED(merge_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 2, tile, true>)                 \
-    TILED(unary_##cell##_##tile, CellArguments, cell_forward<Storage, Kind, 1, tile, true>)                 \
-    TILED(into_unary_##cell##_##tile, TransposedArguments, transposed_product<Storage, Kind, Into::Unary, tile>) \
-    TILED(into_merge_##cell##_##tile, TransposedArguments, transposed_product<Storage, Kind, Into::Merge, tile>)
+    TILED(leaf_##cell##_##tile, tile, CellArguments, cell_forward<Storage, Kind, 0, tile, true>)                  \
+    TILED(merge_##cell##_##tile, tile, CellArguments, cell_forward<Storage, Kind, 2, tile, true>)                 \
+    TILED(unary_##cell##_##tile, tile, CellArguments, cell_forward<Storage, Kind, 1, tile, true>)                 \
+    TILED(into_unary_##cell##_##tile, tile, TransposedArguments, transposed_product<Storage, Kind, Into::Unary, tile>) \
+    TILED(into_merge_##cell##_##tile, tile, TransposedArguments, transposed_product<Storage, Kind, Into::Merge, tile>)
 #define LAYERS(tile)                                                                                              \
     CELL(lstm, Cell::Lstm, tile)                                                                                  \
     CELL(rnn, Cell::Rnn, tile)                                                                                    \
-    TILED(into_places_##tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Places, tile>)    \
-    TILED(into_input_##tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Input, tile>)
+    TILED(into_places_##tile, tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Places, tile>)    \
+    TILED(into_input_##tile, tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Input, tile>)
 #define ELEMENTWISE(cell, Kind)                                                              \
     KERNEL(tokens_##cell, TokensArguments, tokens_forward<Storage, Kind, true>)              \
     KERNEL(gather_leaf_##cell, GatherArguments, gather_backward<Storage, Kind, 0>)           \
     KERNEL(gather_unary_##cell, GatherArguments, gather_backward<Storage, Kind, 1>)          \
     KERNEL(gather_merge_##cell, GatherArguments, gather_backward<Storage, Kind, 2>)
 
+LAYERS(32)
 LAYERS(64)
 #if PR_LSTM_STORAGE == 0 // the planes' gradients leave no registers for more
 LAYERS(128)
@@ -31,7 +32,7 @@ LAYERS(128)
 ELEMENTWISE(lstm, Cell::Lstm)
 ELEMENTWISE(rnn, Cell::Rnn)
 
-TILED(weight_gradient, WeightGradientArguments, weight_gradient_of<Storage>)
+TILED(weight_gradient, 128, WeightGradientArguments, weight_gradient_of<Storage>)
 KERNEL(token_gradient, TokenGradientArguments, token_gradient_of<Storage>)
 KERNEL(reduce, ReduceArguments, reduce_gradient)
 KERNEL(pack_transposed, PackArguments, pack_transposed_weights<Storage, kGroups>)

@@ -2,14 +2,15 @@
 //
 // A block owns a tile of dW, kM inputs by 128 columns, over one chunk of rows; which rows are in a chunk depends on their
 // number only. Both operands lie row by row, and rows are k here, so tensor cores read both transposed. The tile is added
-// to memory every 2048 rows: a tensor core's own sum truncates. `reduce` adds the chunks in their order: no atomics, the
+// to memory every 1024 rows: a tensor core's own sum truncates. `reduce` adds the chunks in their order: no atomics, the
 // same bits run after run. Memory a block: its rows' inputs and dz, 128 of each a row.
 #pragma once
 #include "common/arguments.cuh"
 #include "common/product.cuh"
 
+constexpr int kThreads = 128;
 constexpr int kN = 128;         // columns of a tile
-constexpr int kWindow = 2048;   // rows between two additions to memory
+constexpr int kWindow = 1024;   // rows between two additions to memory
 constexpr int kGradientRows = 32; // rows of a stage
 
 // A stage: rows of the inputs, then rows of dz, each padded by a chunk.
@@ -187,17 +188,15 @@ struct GradientTile<Storage, false> {
     }
 };
 
-// Adds the rows of two columns of a stage, from shared address `at` on, in order.
+// Adds the rows of a column of a stage, from shared address `at` on, in order.
 template <class Storage>
-__device__ inline void add_columns(float (&sum)[2], uint32_t at) {
+__device__ inline void add_column(float& sum, uint32_t at) {
     using S = GradientStage<Storage>;
     using Element = typename Storage::Element;
     const auto* column = static_cast<const Element*>(__cvta_shared_to_generic(at));
-#pragma unroll 1
+#pragma unroll 16
     for (int row = 0; row < kGradientRows; ++row) {
-        for (int j = 0; j < 2; ++j) {
-            sum[j] = __fadd_rn(sum[j], Storage::load(column + row * (S::kColumnRow / sizeof(Element)) + j, S::kColumnPlane / sizeof(Element)));
-        }
+        sum = __fadd_rn(sum, Storage::load(column + row * (S::kColumnRow / sizeof(Element)), S::kColumnPlane / sizeof(Element)));
     }
 }
 
@@ -209,6 +208,7 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
     uint32_t* numbers = reinterpret_cast<uint32_t*>(shared); // [kWindow] rows of `input`
     const uint32_t ring = shared_address(shared) + kWindow * sizeof(uint32_t);
 
+    await_last_launch();
     const uint32_t tiles = divide_up(arguments.segment, S::kM); // of a segment
     const uint32_t segment = blockIdx.y / tiles, first_input = blockIdx.y % tiles * S::kM;
     const uint32_t first_column = blockIdx.x * kN;
@@ -219,7 +219,7 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
     const RowCopier<Storage, S::kM, S::kInputRow, S::kInputPlane> inputs(arguments.input, arguments.segment, first_input);
     const RowCopier<Storage, kN, S::kColumnRow, S::kColumnPlane> columns(arguments.dz, arguments.n, first_column);
     GradientTile<Storage> tile;
-    float db[2] = {0.0f, 0.0f}; // of two columns, the first half of the threads
+    float db = 0.0f; // of a column a thread
     for (uint32_t start = begin; start < end; start += kWindow) {
         const uint32_t rows = min(end - start, uint32_t(kWindow));
         for (uint32_t i = threadIdx.x; i < divide_up(rows, kGradientRows) * kGradientRows; i += kThreads) {
@@ -260,8 +260,8 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
                     }
                     end_group();
                     tile.multiply(ring + slot * S::kBytes);
-                    if (blockIdx.y == 0 && threadIdx.x < kN / 2) {
-                        add_columns<Storage>(db, ring + slot * S::kBytes + S::kColumnsAt + 2 * sizeof(Element) * threadIdx.x);
+                    if (blockIdx.y == 0) {
+                        add_column<Storage>(db, ring + slot * S::kBytes + S::kColumnsAt + sizeof(Element) * threadIdx.x);
                     }
                 }
             }
@@ -280,13 +280,8 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
             }
         });
     }
-    if (blockIdx.y == 0 && threadIdx.x < kN / 2) {
-        for (int j = 0; j < 2; ++j) {
-            const uint32_t column = first_column + 2 * threadIdx.x + j;
-            if (column < arguments.n) {
-                arguments.b[size_t(blockIdx.z) * arguments.n + column] = db[j];
-            }
-        }
+    if (blockIdx.y == 0 && first_column + threadIdx.x < arguments.n) {
+        arguments.b[size_t(blockIdx.z) * arguments.n + first_column + threadIdx.x] = db;
     }
 }
 

@@ -13,7 +13,7 @@ struct CellArguments {
     void* h_out;           // h of the slots, or [rows, units] if h_local
     float* c_out;          // c of the slots; not written by the RNN
     const void* weights;   // packed, see storage.cuh
-    const float* bias;     // [gates, unit blocks * 32]
+    const float* bias;     // [gates, units]
     const uint32_t* left;  // slots of the earlier states; merge only
     const uint32_t* right; // slots of the later states; merge only
     const uint32_t* out;   // slots that are written
@@ -124,7 +124,7 @@ struct PackArguments {
 
 struct PackBiasArguments {
     const float* b; // [gates * units]
-    float* packed;  // [gates, unit blocks * 32]
+    float* packed;  // [gates, units]
     uint32_t units, gates;
 };
 

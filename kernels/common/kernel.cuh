@@ -1,5 +1,6 @@
 // What a file of kernels is compiled for, and how it names one. build.rs compiles it once a storage, PR_LSTM_STORAGE.
 #pragma once
+#include "order.cuh"
 #include "product.cuh"
 
 #if PR_LSTM_STORAGE == 0
@@ -15,9 +16,12 @@ using Storage = Ffma;
 #endif
 
 #define KERNEL(name, Arguments, ...)                                                                 \
-    extern "C" __global__ void name(const __grid_constant__ Arguments arguments) { __VA_ARGS__(arguments); }
-// Of kThreads threads, two blocks a multiprocessor.
-#define TILED(name, Arguments, ...)                                                                              \
-    extern "C" __global__ void __launch_bounds__(kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
-        __VA_ARGS__(arguments);                                                                                   \
+    extern "C" __global__ void name(const __grid_constant__ Arguments arguments) {                   \
+        await_last_launch();                                                                         \
+        __VA_ARGS__(arguments);                                                                      \
+    }
+// In tiles of rows, two blocks a multiprocessor. They wait by themselves.
+#define TILED(name, tile, Arguments, ...)                                                                        \
+    extern "C" __global__ void __launch_bounds__(Tile<tile>::kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
+        __VA_ARGS__(arguments);                                                                                  \
     }

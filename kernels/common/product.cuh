@@ -1,26 +1,38 @@
-// A tile of z = [inputs] * W: kTile rows by 32 units with all their gates, in registers at the end.
+// A tile of z = [inputs] * W: kTile rows by some packed blocks of units with all their gates, in registers at the end.
 //
-// Four warps, 2 by 2: half the rows by 16 units each. Stages of 32 k run through a ring in shared memory: while one is
-// multiplied, the next are on their way. Rows are gathered by number; a merge's two inputs are one long k, what is beyond
-// the last k is 0. Sums run over k in order, in one accumulator: a row has the same bits in every tile and every launch.
+// Stages of 32 k run through a ring in shared memory: while one is multiplied, the next are on their way. Rows are gathered
+// by number; a merge's two inputs are one long k, what is beyond the last k is 0. Sums run over k in order, in one
+// accumulator: a row has the same bits in every tile and every launch.
 #pragma once
 #include "copy.cuh"
 #include "mma.cuh"
+#include "order.cuh"
 #include "storage.cuh"
 
-constexpr int kThreads = 128;
+// What a block of threads owns, by its rows. 64 and 128: two packed blocks of units, four warps, 2 by 2. 32, for narrow
+// steps, where what counts is how soon a block is done: one, two warps, and more stages on their way.
+template <int kTile>
+struct Tile {
+    static constexpr bool kNarrow = kTile == 32;
+    static constexpr int kAcross = kNarrow ? 1 : 2; // packed blocks, and warps beside each other
+    static constexpr int kUnits = kAcross * kBlockUnits;
+    static constexpr int kThreads = kNarrow ? 64 : 128;
+    static constexpr int kWarpRows = kTile / (kThreads / 32 / kAcross);
+};
 
 // Where a launch finds its operands.
 template <class Storage>
 struct Operands {
     const typename Storage::Element* input;   // rows of [planes, segment]
-    const typename Storage::Element* weights; // of this block's units
+    const typename Storage::Element* weights; // all that are packed
     const uint32_t* rows;                     // in shared memory: [inputs][kTile], row numbers of `input`
     uint32_t segment;
-    uint32_t k; // segment * inputs, a multiple of 16
+    uint32_t k;     // segment * inputs, a multiple of 16
+    uint32_t block; // the first packed block of this tile
+    uint32_t blocks;
 };
 
-// A stage in shared memory: rows of the inputs, then the piece of weights as it lies in global memory.
+// A stage in shared memory: rows of the inputs, then of every packed block a piece of weights as it lies in global memory.
 template <class Storage, int kGates, int kTile>
 struct Stage {
     static constexpr int kElement = sizeof(typename Storage::Element);
@@ -31,9 +43,11 @@ struct Stage {
     static constexpr int kPlaneBytes = kTile * kRowBytes;
     static constexpr int kInputBytes = Storage::kPlanes * kPlaneBytes;
     static constexpr int kStride = Storage::stride(kGates);
-    static constexpr int kPieceElements = Storage::kPlanes * kStageK * kStride;
-    static constexpr int kPieceBytes = kPieceElements * kElement;
-    static constexpr int kBytes = kInputBytes + kPieceBytes;
+    static constexpr int kPieceBytes = Storage::kPlanes * kStageK * kStride * kElement;
+    // FFMA: a warp reads two pieces at once, half of all banks each.
+    static constexpr int kPieceStep = kPieceBytes + (Storage::kTensor ? 0 : 4 * kChunk);
+    static constexpr int kBytes = kInputBytes + Tile<kTile>::kAcross * kPieceStep;
+    static constexpr int kStages = Storage::kStages + (Tile<kTile>::kNarrow ? 2 : 0);
 
     // Byte offset of a chunk of a row. Eight consecutive rows, read by ldmatrix at one k, lie in eight different
     // 16-byte lanes of the 32 banks.
@@ -53,31 +67,55 @@ __device__ inline uint32_t keep(uint32_t value) {
     return Storage::kPlanes == 1 ? __shfl_sync(0xffffffffu, value, threadIdx.x % 32) : value;
 }
 
-// A thread's share of the copies: one chunk of some rows, and some chunks of its warp's quarter of the piece. Pointers move
-// on from stage to stage, so that a copy costs little more than itself.
-template <class Storage, int kGates, int kTile, int kInputs>
-struct Copier {
+// A thread's share of the copies of weights: every so manieth chunk of a piece. Its pointer moves on from stage to stage, so
+// that a copy costs little more than itself.
+template <class Storage, int kGates, int kTile>
+struct WeightCopier {
     using S = Stage<Storage, kGates, kTile>;
-    static constexpr int kRowStep = kThreads / S::kRowChunks;
+    static constexpr int kThreads = Tile<kTile>::kThreads / Tile<kTile>::kAcross; // of a piece
+    static constexpr int kStep = kThreads * kChunk;
+
+    const char* piece;
+    uint32_t to; // in a stage
+    bool live, tail;
+
+    __device__ explicit WeightCopier(const Operands<Storage>& operands) {
+        const uint32_t across = threadIdx.x / kThreads, start = threadIdx.x % kThreads * kChunk;
+        const size_t block_bytes = size_t(divide_up(operands.k, kStageK)) * S::kPieceBytes;
+        live = operands.block + across < operands.blocks;
+        tail = live && S::kPieceBytes / kStep * kStep + start < S::kPieceBytes;
+        piece = reinterpret_cast<const char*>(operands.weights) + (operands.block + (live ? across : 0)) * block_bytes + start;
+        to = keep<Storage>(S::kInputBytes + across * S::kPieceStep + start);
+    }
+
+    // Starts the copy of the next stage.
+    __device__ void copy(uint32_t stage) {
+#pragma unroll
+        for (int at = 0; at < S::kPieceBytes; at += kStep) {
+            if (at + kStep <= S::kPieceBytes ? live : tail) {
+                copy_chunk(stage + to + at, piece + at);
+            }
+        }
+        piece += S::kPieceBytes;
+    }
+};
+
+// A thread's share of the copies of inputs: one chunk of some rows.
+template <class Storage, int kGates, int kTile, int kInputs>
+struct InputCopier {
+    using S = Stage<Storage, kGates, kTile>;
+    static constexpr int kRowStep = Tile<kTile>::kThreads / S::kRowChunks;
     static constexpr int kRows = kTile / kRowStep;
-    static constexpr int kShare = S::kPieceBytes / (kThreads / 32);
-    static constexpr int kMiddle = kShare / (32 * kChunk) / 2 * (32 * kChunk); // small offsets of both signs cost nothing
     static constexpr bool kPointers = Storage::kPlanes == 1 || kInputs == 1; // else found anew every stage, see `keep`
 
     const Operands<Storage>& operands;
     const char* rows[kRows];
-    const char* piece;
-    uint32_t k;                 // of the next chunk
-    uint32_t rows_to, piece_to; // in a stage
-    uint32_t tail;              // bytes of the share from this lane's first chunk on
+    uint32_t k;  // of the next chunk
+    uint32_t to; // in a stage
 
-    __device__ explicit Copier(const Operands<Storage>& operands)
+    __device__ explicit InputCopier(const Operands<Storage>& operands)
         : operands(operands), k(keep<Storage>(threadIdx.x % S::kRowChunks * S::kPerChunk)) {
-        const uint32_t share = threadIdx.x / 32 * kShare + threadIdx.x % 32 * kChunk;
-        piece = reinterpret_cast<const char*>(operands.weights) + share + kMiddle;
-        tail = keep<Storage>(kShare - threadIdx.x % 32 * kChunk);
-        rows_to = keep<Storage>(S::chunk_at(threadIdx.x / S::kRowChunks, threadIdx.x % S::kRowChunks));
-        piece_to = keep<Storage>(S::kInputBytes + share);
+        to = keep<Storage>(S::chunk_at(threadIdx.x / S::kRowChunks, threadIdx.x % S::kRowChunks));
         if (kPointers) {
             point(operands.rows, k);
         }
@@ -92,7 +130,7 @@ struct Copier {
     }
 
     // Starts the copy of the next stage.
-    __device__ void copy(uint32_t to) {
+    __device__ void copy(uint32_t stage) {
         if (!kPointers) {
             const bool second = kInputs == 2 && k >= operands.segment;
             point(operands.rows + (second ? kTile : 0), second ? k - operands.segment : k);
@@ -104,7 +142,7 @@ struct Copier {
 #pragma unroll
             for (int plane = 0; plane < Storage::kPlanes; ++plane) {
                 // kRowStep rows on the swizzle is the same.
-                const uint32_t at = to + rows_to + plane * S::kPlaneBytes + i * kRowStep * S::kRowBytes;
+                const uint32_t at = stage + to + plane * S::kPlaneBytes + i * kRowStep * S::kRowBytes;
                 const char* from = rows[i] + plane * operands.segment * S::kElement;
                 if (kInputs == 2) { // whole stages
                     copy_chunk(at, from);
@@ -115,28 +153,32 @@ struct Copier {
             rows[i] += kStageK * S::kElement;
         }
         k += kStageK;
-#pragma unroll
-        for (int at = 0; at < kShare; at += 32 * kChunk) {
-            if (at + 32 * kChunk <= kShare || at < int(tail)) {
-                copy_chunk(to + piece_to + at, piece + (at - kMiddle));
-            }
-        }
-        piece += S::kPieceBytes;
     }
 };
 
-// The ring: `multiply(stage in shared memory)` for every stage in turn.
-template <class Storage, int kGates, int kTile, int kInputs, class Multiply>
-__device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operands, Multiply multiply) {
-    constexpr int kStages = Storage::kStages, kBytes = Stage<Storage, kGates, kTile>::kBytes;
+// The ring: `multiply(stage in shared memory, half of its k)` for every stage in turn. `number_rows` writes the row numbers,
+// for all threads, once the first weights are on their way.
+template <class Storage, int kGates, int kTile, int kInputs, class NumberRows, class Multiply>
+__device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows, Multiply multiply) {
+    using S = Stage<Storage, kGates, kTile>;
+    constexpr int kStages = S::kStages, kBytes = S::kBytes;
     const uint32_t stages = divide_up(operands.k, kStageK);
-    Copier<Storage, kGates, kTile, kInputs> copier(operands);
+    WeightCopier<Storage, kGates, kTile> weights(operands);
 #pragma unroll
     for (uint32_t stage = 0; stage < kStages - 1; ++stage) {
         if (stage < stages) {
-            copier.copy(ring + stage * kBytes);
+            weights.copy(ring + stage * kBytes);
         }
-        end_group();
+    }
+    number_rows();
+    await_last_launch();
+    InputCopier<Storage, kGates, kTile, kInputs> inputs(operands);
+#pragma unroll
+    for (uint32_t stage = 0; stage < kStages - 1; ++stage) {
+        if (stage < stages) {
+            inputs.copy(ring + stage * kBytes);
+        }
+        end_group(); // the first has all those weights too
     }
     // Unrolled around the ring, so that places in it are constants.
 #pragma unroll 1
@@ -146,11 +188,24 @@ __device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operan
             if (left > 0) {
                 wait_groups<kStages - 2>();
                 __syncthreads(); // the stage is there for all, and nobody reads the one that is overwritten next
-                if (left > kStages - 1) {
-                    copier.copy(ring + (slot + kStages - 1) % kStages * kBytes);
+                const auto copy_next = [&] {
+                    if (left > kStages - 1) {
+                        const uint32_t next = ring + (slot + kStages - 1) % kStages * kBytes;
+                        inputs.copy(next);
+                        weights.copy(next);
+                    }
+                    end_group();
+                };
+                // Where copies are many, tensor cores get work before they are started.
+                constexpr bool kLate = !Tile<kTile>::kNarrow;
+                if (!kLate) {
+                    copy_next();
                 }
-                end_group();
-                multiply(ring + slot * kBytes);
+                multiply(ring + slot * kBytes, 0);
+                if (kLate) {
+                    copy_next();
+                }
+                multiply(ring + slot * kBytes, 1);
                 --left;
             }
         }
@@ -190,18 +245,20 @@ __device__ inline void multiply_add_planes(float (&z0)[4], float (&z1)[4], const
 template <class Storage, int kGates, int kTile, int kInputs, bool kTensor = Storage::kTensor>
 struct Product;
 
-// On tensor cores: a warp has kTile/2 rows by 16 units.
+// On tensor cores: a warp has kWarpRows rows by 16 units.
 template <class Storage, int kGates, int kTile, int kInputs>
 struct Product<Storage, kGates, kTile, kInputs, true> {
     using Ring = Stage<Storage, kGates, kTile>;
-    static constexpr int kRowTiles = kTile / 2 / 16;
+    static constexpr int kAcross = Tile<kTile>::kAcross, kWarpRows = Tile<kTile>::kWarpRows;
+    static constexpr int kRowTiles = kWarpRows / 16;
     static constexpr int kPairs = kGates; // of column tiles: 16 units * gates / 16
 
     float z[kRowTiles][2 * kPairs][4];
     // Where in a stage this lane's first rows of fragments lie.
     uint32_t input_at, weights_at;
 
-    __device__ void run(uint32_t ring, const Operands<Storage>& operands, uint32_t live_units) {
+    template <class NumberRows>
+    __device__ void run(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows) {
 #pragma unroll
         for (auto& row : z) {
             for (auto& tile : row) {
@@ -209,16 +266,13 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
             }
         }
         const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const uint32_t column = warp % 2 * (16 * kGates) + lane / 16 * 8;
-        input_at = keep<Storage>(Ring::chunk_at(warp / 2 * (kTile / 2) + lane % 16, lane / 16));
-        weights_at = keep<Storage>(Ring::kInputBytes + (lane % 16 * Ring::kStride + column) * 2);
-        const bool live = keep<Storage>(warp % 2 * 16 < live_units); // else this warp's 16 units are padding
-        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, [&](uint32_t stage) {
+        input_at = keep<Storage>(Ring::chunk_at(warp / kAcross * kWarpRows + lane % 16, lane / 16));
+        const uint32_t piece = Ring::kInputBytes + warp % kAcross * Ring::kPieceStep;
+        weights_at = keep<Storage>(piece + (lane % 16 * Ring::kStride + lane / 16 * 8) * 2);
+        const bool live = keep<Storage>(operands.block + warp % kAcross < operands.blocks); // else there are no such units
+        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, number_rows, [&](uint32_t stage, uint32_t step) {
             if (live) {
-#pragma unroll(Storage::kPlanes == 1 ? 2 : 1)
-                for (uint32_t step = 0; step < kStageK / 16; ++step) {
-                    multiply(stage, step);
-                }
+                multiply(stage, step);
             }
         });
     }
@@ -273,47 +327,45 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
         load_matrices_transposed(b, at + (plane * kStageK * Ring::kStride + pair * 16) * 2);
     }
 
-    // Calls f(row of the tile, first of four units of the block, acc[gate][unit]) for all that this thread holds.
-    template <class F>
-    __device__ void for_each(F f) const {
-        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        const uint32_t unit = warp % 2 * 16 + lane % 4 * 4;
+    // Quads of units that this thread holds: rows of the tile by four units of the block.
+    static constexpr int kQuads = 2 * kRowTiles;
+    __device__ static uint32_t row(int quad) {
+        return threadIdx.x / 32 / kAcross * kWarpRows + quad * 8 + threadIdx.x % 32 / 4;
+    }
+    __device__ static uint32_t unit() { return threadIdx.x / 32 % kAcross * 16 + threadIdx.x % 4 * 4; }
+    __device__ void read(float (&acc)[kGates][4], int quad) const {
 #pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) {
+        for (int gate = 0; gate < kGates; ++gate) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                float acc[kGates][4];
-#pragma unroll
-                for (int gate = 0; gate < kGates; ++gate) {
-#pragma unroll
-                    for (int e = 0; e < 4; ++e) {
-                        acc[gate][e] = z[m][e / 2 * kGates + gate][half * 2 + e % 2];
-                    }
-                }
-                f(warp / 2 * (kTile / 2) + m * 16 + half * 8 + lane / 4, unit, acc);
+            for (int e = 0; e < 4; ++e) {
+                acc[gate][e] = z[quad / 2][e / 2 * kGates + gate][quad % 2 * 2 + e % 2];
             }
         }
     }
 };
 
-// By fused multiply-add, as the CPU does it: a thread has four rows by four units.
+// By fused multiply-add, as the CPU does it: a thread has every 16th row by four units.
 template <class Storage, int kGates, int kTile, int kInputs>
 struct Product<Storage, kGates, kTile, kInputs, false> {
     using Ring = Stage<Storage, kGates, kTile>;
+    static constexpr int kUnits = Tile<kTile>::kUnits;
     static constexpr int kRows = kTile / 16;
 
     float z[kRows][kGates][4];
 
-    __device__ void run(uint32_t ring, const Operands<Storage>& operands, uint32_t) {
+    template <class NumberRows>
+    __device__ void run(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows) {
 #pragma unroll
         for (auto& row : z) {
             for (auto& gate : row) {
                 gate[0] = gate[1] = gate[2] = gate[3] = 0.0f;
             }
         }
-        const uint32_t unit = threadIdx.x % 8 * 4, row = threadIdx.x / 8;
-        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, [&](uint32_t stage) {
-            for (uint32_t chunk = 0; chunk < kStageK / 4; ++chunk) {
+        const uint32_t unit = Product::unit(), row = Product::row(0);
+        const uint32_t piece = Ring::kInputBytes + unit / kBlockUnits * Ring::kPieceStep + unit % kBlockUnits * 4;
+        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, number_rows, [&](uint32_t stage, uint32_t half) {
+            constexpr uint32_t kChunks = kStageK / 2 / 4;
+            for (uint32_t chunk = half * kChunks; chunk < (half + 1) * kChunks; ++chunk) {
                 float a[kRows][4];
 #pragma unroll
                 for (int i = 0; i < kRows; ++i) {
@@ -323,9 +375,9 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
                 for (int j = 0; j < 4; ++j) {
 #pragma unroll
                     for (int gate = 0; gate < kGates; ++gate) {
-                        const uint32_t at = (chunk * 4 + j) * Ring::kStride + gate * kBlockUnits + unit;
+                        const uint32_t at = (chunk * 4 + j) * Ring::kStride + gate * kBlockUnits;
                         float b[4];
-                        load_shared(b, stage + Ring::kInputBytes + at * 4);
+                        load_shared(b, stage + piece + at * 4);
 #pragma unroll
                         for (int i = 0; i < kRows; ++i) {
 #pragma unroll
@@ -339,11 +391,16 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
         });
     }
 
-    template <class F>
-    __device__ void for_each(F f) const {
+    static constexpr int kQuads = kRows;
+    __device__ static uint32_t row(int quad) { return threadIdx.x / (kUnits / 4) + quad * 16; }
+    __device__ static uint32_t unit() { return threadIdx.x % (kUnits / 4) * 4; }
+    __device__ void read(float (&acc)[kGates][4], int quad) const {
 #pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-            f(threadIdx.x / 8 + i * 16, threadIdx.x % 8 * 4, z[i]);
+        for (int gate = 0; gate < kGates; ++gate) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                acc[gate][e] = z[quad][gate][e];
+            }
         }
     }
 };

@@ -7,7 +7,7 @@
 //
 // A row of length n is [planes, n]. The packed weights of a layer are
 //
-//   [unit blocks of 32 units][stages of 32 k][planes][32 k][stride]
+//   [blocks of 16 units][stages of 32 k][planes][32 k][stride]
 //
 // a stage one contiguous piece that lies in shared memory as it does in global memory. `column` places gate and unit in a
 // row. On tensor cores a tile of 8 columns is one gate of 8 units, and the units are dealt out such that a thread of a
@@ -18,7 +18,7 @@
 
 #include "mma.cuh"
 
-constexpr int kBlockUnits = 32; // units of a block of threads
+constexpr int kBlockUnits = 16; // units of a packed block, those of a warp on tensor cores
 constexpr int kStageK = 32;     // k of a stage
 
 __host__ __device__ constexpr uint32_t divide_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
@@ -43,8 +43,8 @@ __device__ inline float from_f16(uint16_t bits) {
 
 // Where tensor cores want a gate's column of a unit of the block.
 __device__ constexpr int tensor_column(int gates, int gate, int unit) {
-    const int half = unit / 16, thread = unit % 16 / 4, octet = unit % 4 / 2, parity = unit % 2;
-    return ((half * 2 + octet) * gates + gate) * 8 + thread * 2 + parity;
+    const int thread = unit / 4, octet = unit % 4 / 2, parity = unit % 2;
+    return (octet * gates + gate) * 8 + thread * 2 + parity;
 }
 
 // The other way round: whose column this is.
@@ -53,8 +53,8 @@ struct Place {
 };
 
 __device__ constexpr Place tensor_place(uint32_t gates, uint32_t column) {
-    const uint32_t tile = column / 8, octets = tile / gates;
-    return {tile % gates, octets / 2 * 16 + column % 8 / 2 * 4 + octets % 2 * 2 + column % 2};
+    const uint32_t tile = column / 8;
+    return {tile % gates, column % 8 / 2 * 4 + tile / gates * 2 + column % 2};
 }
 
 // One plane of 16 bits.

@@ -119,21 +119,22 @@ fn pruned_outputs_are_the_rows_of_all() {
 }
 
 #[test]
-fn tiles_of_64_and_of_128_rows_give_the_same_bits() {
+fn tiles_give_the_same_bits() {
     let mut random = random(330);
     let models = models(&mut random, 40, &[33, 80, 16]);
     let device = Device::take();
-    for storage in Storage::TILED {
-        if device.tiled(storage, 128).is_none() {
-            continue;
+    for storage in Storage::ALL {
+        let mut tiles = vec![32, 64];
+        if Storage::TILED.contains(&storage) && device.tiled(storage, 128).is_some() {
+            tiles.push(128);
         }
         for (round, (config, flat)) in models.iter().enumerate() {
-            // More than a tile of either kind, and not a whole number of them.
+            // More than a tile of any kind, and not a whole number of them.
             let lengths = if round % 2 == 0 { vec![4; 90] } else { lengths(&mut random, 90, 5) };
             let batch = Batch::dense(&mut random, &lengths, config.input);
-            let [small, large] = [64, 128].map(|tile| {
+            let run = |&tile: &usize| {
                 device.launches();
-                let runner = Runner::new(&device.tiled(storage, tile).expect("asked before"), config, flat);
+                let runner = Runner::new(&device.tiled(storage, tile).expect("the tile"), config, flat);
                 let scanned = runner.all(&batch);
                 if device.is_virtual() {
                     let ends_so = format!("_{tile}");
@@ -145,9 +146,15 @@ fn tiles_of_64_and_of_128_rows_give_the_same_bits() {
                     }
                 }
                 scanned
-            });
-            assert_rows_differ(&small, config);
-            large.assert_same_bits(&small, &format!("{storage:?}, {config:?}, {lengths:?}"));
+            };
+            let found: Vec<_> = tiles.iter().map(run).collect();
+            assert_rows_differ(&found[0], config);
+            for (other, tile) in found[1..].iter().zip(&tiles[1..]) {
+                other.assert_same_bits(
+                    &found[0],
+                    &format!("{storage:?}, {config:?}, {lengths:?}, tile {tile}"),
+                );
+            }
         }
     }
 }

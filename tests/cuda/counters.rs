@@ -10,22 +10,25 @@ use crate::common::{Batch, Runner, narrow, parameters, random, schedule};
 const H: usize = 256;
 /// Rows of the one step: whole tiles of either kind.
 const ROWS: usize = 256;
-const UNIT_BLOCKS: usize = H / 32;
 
 /// Prints the counts beside what they may be, and holds them to it. `inputs` states of `k` elements of `H` go in.
 fn check(launch: &Launched, tile: usize, inputs: usize) {
     let gates = 3 + inputs;
     let (k, tiles) = (inputs * H, ROWS / tile);
+    // Of 32 rows: half the units, and half the threads.
+    let (units, threads) = if tile == 32 { (16, 64) } else { (32, 128) };
+    let across = H / units;
+    assert_eq!(launch.blocks as usize, across * tiles);
     let count = |name: &str| launch.counts[name];
     // m16n8k16.
     let needed = (ROWS / 16 * (k / 16) * (gates * H / 8)) as f64;
-    // Bytes that lanes ask for: the rows' inputs once a block of units, the packed weights once a tile of rows (a piece of
-    // 32 k has 8 columns of padding), biases and c once a row, row numbers once a block and row.
-    let input = ROWS * k * 2 * UNIT_BLOCKS;
-    let weights = UNIT_BLOCKS * k * (32 * gates + 8) * 2 * tiles;
-    let bias = ROWS * gates * H * 4;
+    // Bytes that lanes ask for: the rows' inputs once a block of units, the packed weights once a tile of rows (a k of a
+    // packed block of 16 units has 8 columns of padding), biases once a thread, c once a row, row numbers once a block and row.
+    let input = ROWS * k * 2 * across;
+    let weights = across * k * (units * gates + units / 16 * 8) * 2 * tiles;
+    let bias = across * tiles * threads * gates * 16;
     let c = ROWS * inputs * H * 4;
-    let lists = UNIT_BLOCKS * ROWS * 4 * if inputs == 2 { 3 } else { 1 };
+    let lists = across * ROWS * 4 * if inputs == 2 { 3 } else { 1 };
     let read = (input + weights + bias + c + lists) as f64;
     // What is written: h in 16 bits and c.
     let written = (ROWS * H * (2 + 4)) as f64;
@@ -61,7 +64,7 @@ fn merge_and_unary_do_no_more_than_they_must() {
     let batch = Batch::tokens(&mut random, &[2; ROWS], 2);
     let schedule = schedule(&[2; ROWS], &Outputs::Last);
     assert_eq!((schedule.merges(), schedule.width()), (1, ROWS));
-    for tile in [64, 128] {
+    for tile in [32, 64, 128] {
         let Some(cuda) = device.tiled(Storage::Bf16, tile) else { continue };
         let runner = Runner::new(&cuda, &config, &flat);
         device.launches();
@@ -70,7 +73,6 @@ fn merge_and_unary_do_no_more_than_they_must() {
         for (kernel, inputs) in [(format!("merge_lstm_{tile}"), 2), (format!("unary_lstm_{tile}"), 1)] {
             let mut found = launches.iter().filter(|launch| launch.kernel == kernel);
             let (Some(launch), None) = (found.next(), found.next()) else { panic!("{kernel}: {launches:?}") };
-            assert_eq!(launch.blocks as usize, ROWS / tile * UNIT_BLOCKS);
             check(launch, tile, inputs);
         }
     }
@@ -91,8 +93,8 @@ fn no_path_meets_a_bank_twice() {
     let schedule = schedule(&[2; ROWS], &Outputs::Last);
     for (storage, tile) in Storage::TILED
         .into_iter()
-        .flat_map(|storage| [(storage, 64), (storage, 128)])
-        .chain([(Storage::Ffma, 64)])
+        .flat_map(|storage| [32, 64, 128].map(|tile| (storage, tile)))
+        .chain([(Storage::Ffma, 32), (Storage::Ffma, 64)])
     {
         let Some(cuda) = device.tiled(storage, tile) else { continue };
         let runner = Runner::new(&cuda, &config, &flat);

@@ -23,8 +23,8 @@ fn ten_orders_of_warps_and_blocks_give_the_same_bits() {
         let tokens = Batch::tokens(&mut random, &ragged, config.input);
         for (storage, tile) in Storage::TILED
             .into_iter()
-            .flat_map(|storage| [(storage, 64), (storage, 128)])
-            .chain([(Storage::Ffma, 64)])
+            .flat_map(|storage| [32, 64, 128].map(|tile| (storage, tile)))
+            .chain([(Storage::Ffma, 32), (Storage::Ffma, 64)])
         {
             let Some(backend) = device.tiled(storage, tile) else { continue };
             device.launches();

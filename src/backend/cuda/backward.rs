@@ -97,13 +97,13 @@ impl Backward<'_> {
         let kind = |stage: usize| if stage == 0 { Kind::Merge } else { Kind::Unary };
         self.gather(kind(last), self.gates(last, first, rows), plan.leaves)?;
         for stage in (1..=last).rev() {
-            let (arguments, columns) =
+            let (arguments, blocks) =
                 self.transposed(&weights.stages[stage], self.frame.z(&self.kept, stage, first, rows))?;
             let arguments = TransposedArguments { gates: self.gates(stage - 1, first, rows), ..arguments };
             let kernels = self.kernels.gates_before(plan.config.cell, kind(stage - 1));
-            cuda.tiled("run a layer backward", kernels, &arguments, columns, rows)?;
+            cuda.tiled("run a layer backward", kernels, &arguments, blocks, rows)?;
         }
-        let (arguments, columns) =
+        let (arguments, blocks) =
             self.transposed(&weights.stages[0], self.frame.z(&self.kept, 0, first, rows))?;
         let row = 2 * 4 * self.frame.sizes().units;
         let arguments = TransposedArguments {
@@ -111,7 +111,7 @@ impl Backward<'_> {
             h_places: self.frame.rows(self.kept.h_places, row, first, rows),
             ..arguments
         };
-        cuda.tiled("run a merge backward", &self.kernels.into_places, &arguments, columns, rows)
+        cuda.tiled("run a merge backward", &self.kernels.into_places, &arguments, blocks, rows)
     }
 
     /// What the gates of a stage need for some of the merges' rows.
@@ -156,7 +156,7 @@ impl Backward<'_> {
         cuda.elementwise("gather gradients", kernel, &arguments, gates.rows as usize * (units / 4))
     }
 
-    /// A layer's `dz` times its weights transposed, into nothing yet; and blocks of columns.
+    /// A layer's `dz` times its weights transposed, into nothing yet; and packed blocks of columns.
     fn transposed(&self, layer: &Layer, dz: u64) -> Result<(TransposedArguments, usize)> {
         let Frame { packed, .. } = self.frame;
         let Sizes { storage, units, .. } = *self.frame.sizes();
@@ -180,8 +180,7 @@ impl Backward<'_> {
         let d_input = d_input.at(0, 4 * all * plan.config.input);
         for first in (0..all).step_by(MOST_ROWS) {
             let rows = MOST_ROWS.min(all - first);
-            let (arguments, columns) =
-                self.transposed(&weights.leaf, self.frame.z_leaf(&self.kept, first))?;
+            let (arguments, blocks) = self.transposed(&weights.leaf, self.frame.z_leaf(&self.kept, first))?;
             let arguments = TransposedArguments {
                 gates: GatesBackward { first: first as u32, rows: rows as u32, ..gates },
                 d_input,
@@ -190,7 +189,7 @@ impl Backward<'_> {
                 ..arguments
             };
             let kernels = &self.kernels.into_input;
-            cuda.tiled("find the input's gradient", kernels, &arguments, columns, rows)?;
+            cuda.tiled("find the input's gradient", kernels, &arguments, blocks, rows)?;
         }
         Ok(())
     }

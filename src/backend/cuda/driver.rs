@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{CUdevice_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaStream, DriverError};
 
 use super::launch;
@@ -23,6 +23,8 @@ pub struct Device {
     pub name: String,
     /// Its compute capability: 90 for 9.0, which is sm_90.
     pub chip: u32,
+    /// Multiprocessors.
+    pub multiprocessors: u32,
     /// Bytes of memory.
     pub memory: usize,
     /// The driver's version: 13000 for one of CUDA 13.0.
@@ -37,10 +39,13 @@ impl Device {
             move |error| failed(&name, what, error)
         };
         let (major, minor) = context.compute_capability().map_err(asked("ask for the chip"))?;
+        let count = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(count).map_err(asked("ask for the multiprocessors"))?;
         Ok(Device {
             ordinal: context.ordinal(),
             name: context.name().map_err(asked("ask for the name"))?,
             chip: (10 * major + minor).unsigned_abs(),
+            multiprocessors: multiprocessors.unsigned_abs(),
             memory: context.total_mem().map_err(asked("ask for the memory"))?,
             driver: launch::driver_version().map_err(asked("ask for the driver's version"))?,
         })

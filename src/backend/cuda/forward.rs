@@ -130,8 +130,8 @@ impl Frame<'_> {
 
     fn layer(&self, cells: &Cells, kind: Kind, arguments: &CellArguments) -> Result<()> {
         let kernels = cells.layer(self.plan.config.cell, kind);
-        let (columns, rows) = (self.sizes().unit_blocks(), arguments.rows as usize);
-        self.cuda.tiled("run a layer", kernels, arguments, columns, rows)
+        let (blocks, rows) = (self.sizes().unit_blocks(), arguments.rows as usize);
+        self.cuda.tiled("run a layer", kernels, arguments, blocks, rows)
     }
 
     fn collect(&self, hidden: Span) -> Result<()> {
@@ -148,6 +148,6 @@ impl Frame<'_> {
             hidden_size: hidden_size as u32,
         };
         let collect = &self.cuda.kernels().collect;
-        self.cuda.elementwise("collect the outputs", collect, &arguments, rows * hidden_size)
+        self.cuda.elementwise("collect the outputs", collect, &arguments, rows * hidden_size.div_ceil(4))
     }
 }

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 /// The kernels of one storage, compiled.
 struct Image {
     name: &'static str,
-    /// Plain PTX for compute_80.
-    ptx: &'static str,
+    /// Plain PTX: the oldest chip that it is for, 80 for compute_80, and its text; ascending.
+    ptx: &'static [(u32, &'static str)],
     /// Made from that PTX: the chip, 80 for sm_80, and its cubin.
     cubins: &'static [(u32, &'static [u8])],
 }
@@ -23,10 +23,10 @@ struct Image {
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 impl Image {
-    /// The PTX's version, `8.0`.
-    fn ptx_version(&self) -> &'static str {
-        let line = self.ptx.lines().find_map(|line| line.strip_prefix(".version"));
-        line.map_or("unknown", str::trim)
+    /// The PTX that runs on a chip: the newest that isn't newer.
+    fn ptx(&self, chip: u32) -> (u32, &'static str) {
+        let runs = |ptx: &&(u32, _)| ptx.0 <= chip;
+        self.ptx.iter().rfind(runs).or(self.ptx.first()).copied().unwrap_or((chip, ""))
     }
 
     /// The cubin that runs on a chip: of its generation, not newer.
@@ -35,12 +35,13 @@ impl Image {
         self.cubins.iter().filter(runs).max_by_key(|cubin| cubin.0).copied()
     }
 
-    /// What there is of it: `cubins for sm_80, sm_90 and PTX 8.0`.
+    /// What there is of it: `cubins for sm_80, sm_90 and PTX 7.0 for compute_80, PTX 7.8 for compute_90`.
     fn contents(&self) -> String {
         let chips: Vec<String> = self.cubins.iter().map(|(chip, _)| format!("sm_{chip}")).collect();
         let cubins =
             if chips.is_empty() { "no cubin".into() } else { format!("cubins for {}", chips.join(", ")) };
-        format!("{cubins} and PTX {} for compute_80", self.ptx_version())
+        let ptx = self.ptx.iter().map(|(chip, text)| format!("PTX {} for compute_{chip}", ptx_version(text)));
+        format!("{cubins} and {}", ptx.collect::<Vec<_>>().join(", "))
     }
 
     /// Loads the cubin for the device's chip, else the PTX.
@@ -63,8 +64,9 @@ impl Image {
                 Err(error) => return Err(failed(&name, "load kernels", error)),
             }
         }
-        let (ptx, driver) = (self.ptx_version(), version(device.driver));
-        match context.load_module(Ptx::from_src(self.ptx)) {
+        let text = self.ptx(chip).1;
+        let (ptx, driver) = (ptx_version(text), version(device.driver));
+        match context.load_module(Ptx::from_src(text)) {
             Ok(module) => Ok(Loaded { module, from: format!("PTX {ptx}") }),
             Err(DriverError(E::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => unavailable(format!(
                 "the driver, of CUDA {driver}, is too old for PTX {ptx}: update the driver, or build with \
@@ -83,6 +85,11 @@ impl Image {
             Err(error) => Err(failed(&name, "compile kernels", error)),
         }
     }
+}
+
+/// The version of PTX, `8.0`.
+fn ptx_version(text: &'static str) -> &'static str {
+    text.lines().find_map(|line| line.strip_prefix(".version")).map_or("unknown", str::trim)
 }
 
 /// A module of kernels on a device, and what it was made from: `cubin sm_90` or `PTX 8.0`.
@@ -114,14 +121,21 @@ mod tests {
     fn a_chip_takes_the_newest_cubin_of_its_generation() {
         let image = Image {
             name: "test",
-            ptx: "// made by hand\n.version 7.4\n.target sm_80\n",
+            ptx: &[
+                (80, "// made by hand\n.version 7.4\n.target sm_80\n"),
+                (90, "// made by hand\n.version 7.8\n.target sm_90\n"),
+            ],
             cubins: &[(80, b"80"), (86, b"86"), (90, b"90")],
         };
         let chips = [(80, Some(80)), (87, Some(86)), (89, Some(86)), (90, Some(90)), (100, None), (75, None)];
         for (chip, expected) in chips {
             assert_eq!(image.cubin(chip).map(|cubin| cubin.0), expected, "sm_{chip}");
         }
-        assert_eq!(image.contents(), "cubins for sm_80, sm_86, sm_90 and PTX 7.4 for compute_80");
+        for (chip, expected) in [(75, 80), (80, 80), (89, 80), (90, 90), (120, 90)] {
+            assert_eq!(image.ptx(chip).0, expected, "sm_{chip}");
+        }
+        let expected = "cubins for sm_80, sm_86, sm_90 and PTX 7.4 for compute_80, PTX 7.8 for compute_90";
+        assert_eq!(image.contents(), expected);
     }
 
     #[test]
@@ -135,19 +149,20 @@ mod tests {
         let load = |ptx, cubins| {
             Image { name: "test", ptx, cubins }.load(&context, &device).map(|loaded| loaded.from)
         };
-        let good = ".version 7.4\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\nret;\n}\n";
+        let good: &[_] =
+            &[(80, ".version 7.4\n.target sm_80\n.address_size 64\n.visible .entry k()\n{\nret;\n}\n")];
         let cubins: &[(u32, &[u8])] = &[(80, b"\x7fELF, and so on, to the end")];
         assert_eq!(load(good, cubins).expect("the PTX"), "PTX 7.4");
         let refused = |ptx, words: &[&str]| {
             let error = load(ptx, cubins).expect_err("not for this device").to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         };
-        let newer = ".version 9.9\n.target sm_80\n.address_size 64\n";
+        let newer: &[_] = &[(80, ".version 9.9\n.target sm_80\n.address_size 64\n")];
         refused(
             newer,
             &["`test`", "cuda:0 (sm_80)", "CUDA 13.0", "too old for PTX 9.9", "update the driver"],
         );
-        let other = ".version 7.4\n.target sm_90\n.address_size 64\n";
+        let other: &[_] = &[(80, ".version 7.4\n.target sm_90\n.address_size 64\n")];
         refused(other, &["cubins for sm_80 and PTX 7.4", "takes none", "PR_LSTM_CUDA_ARCHS=sm_80"]);
         assert_eq!(load(good, &[]).expect("the PTX"), "PTX 7.4");
     }

@@ -12,6 +12,11 @@ use super::storage::Storage;
 use crate::error::Result;
 use crate::model::Cell;
 
+/// From twice how many blocks of 32 rows a multiprocessor on a launch runs in tiles of 64, and of 128: where an H200 was
+/// faster so (benches/results).
+const NARROW: usize = 8;
+const WIDE: usize = 24;
+
 /// What a launch may ask of shared memory without an attribute.
 const PLAIN_SHARED: usize = 48 * 1024;
 
@@ -46,20 +51,43 @@ impl Kind {
     }
 }
 
-/// Rows of a block of threads.
+/// Rows of a block of threads, by two packed blocks of units, or of 32 rows by one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tile {
+    Rows32,
     Rows64,
     Rows128,
 }
 
 impl Tile {
-    pub(super) const ALL: [Tile; 2] = [Tile::Rows64, Tile::Rows128];
+    pub(super) const ALL: [Tile; 3] = [Tile::Rows32, Tile::Rows64, Tile::Rows128];
 
     pub(super) fn rows(self) -> usize {
         match self {
+            Tile::Rows32 => 32,
             Tile::Rows64 => 64,
             Tile::Rows128 => 128,
+        }
+    }
+
+    /// Threads of a block.
+    pub(super) fn threads(self) -> u32 {
+        if self == Tile::Rows32 { 64 } else { 128 }
+    }
+
+    /// How many packed blocks of units a block of threads has beside each other.
+    pub(super) fn across(self) -> usize {
+        if self == Tile::Rows32 { 1 } else { 2 }
+    }
+
+    /// The tile for so many rows by packed blocks on a chip: small ones until all multiprocessors have work, large ones,
+    /// which move fewer bytes, once they have enough of it.
+    pub(super) fn choose(rows: usize, packed_blocks: usize, multiprocessors: u32) -> Self {
+        let narrow = rows.div_ceil(Tile::Rows32.rows()) * packed_blocks;
+        match 2 * narrow / (multiprocessors as usize).max(1) {
+            0..NARROW => Tile::Rows32,
+            NARROW..WIDE => Tile::Rows64,
+            _ => Tile::Rows128,
         }
     }
 }
@@ -73,7 +101,7 @@ pub(super) struct TiledKernel {
 }
 
 /// The same kernel by tile; None where the storage lacks the tile, or the chip the shared memory for it.
-pub(super) type ByTile = [Option<TiledKernel>; 2];
+pub(super) type ByTile = [Option<TiledKernel>; 3];
 
 /// The kernel of a tile, or of 64 rows where there is none of that.
 pub(super) fn of_tile(kernels: &ByTile, tile: Tile) -> Option<(Tile, &TiledKernel)> {
@@ -120,11 +148,11 @@ impl Module {
         Ok(Some(TiledKernel { function, shared: shared as u32 }))
     }
 
-    /// A kernel `name_64`, and the larger tiles that it is made in.
-    pub(super) fn by_tile(&self, name: &str, most: Tile, shared: impl Fn(usize) -> usize) -> Result<ByTile> {
-        let mut kernels = [None, None];
+    /// A kernel `name_32`, and the larger tiles that it is made in.
+    pub(super) fn by_tile(&self, name: &str, most: Tile, shared: impl Fn(Tile) -> usize) -> Result<ByTile> {
+        let mut kernels = [const { None }; 3];
         for tile in Tile::ALL.into_iter().filter(|tile| tile.rows() <= most.rows()) {
-            kernels[tile as usize] = self.tiled(&format!("{name}_{}", tile.rows()), shared(tile.rows()))?;
+            kernels[tile as usize] = self.tiled(&format!("{name}_{}", tile.rows()), shared(tile))?;
         }
         Ok(kernels)
     }
@@ -141,7 +169,7 @@ pub(super) struct Cells {
 
 impl Cells {
     pub(super) fn load(module: &Module, storage: Storage, most: Tile) -> Result<Self> {
-        let mut layers = [const { [const { [const { None }; 2] }; 3] }; 2];
+        let mut layers = [const { [const { [const { None }; 3] }; 3] }; 2];
         for cell in [Cell::Lstm, Cell::Rnn] {
             for kind in Kind::ALL {
                 let shared = |tile| storage.shared_bytes(cell.gates(kind.states()), tile);

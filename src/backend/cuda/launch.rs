@@ -51,27 +51,44 @@ pub(super) struct Shape {
     pub shared: u32,
 }
 
-/// Enqueues a kernel. The stream's context is current on this thread.
+/// Enqueues a kernel; `early`, it may begin before the launch before it has ended, for which it waits by itself. The stream's context is current on this thread.
 pub(super) fn launch<A: Arguments>(
     stream: &CudaStream,
     function: &CudaFunction,
     arguments: &A,
     shape: Shape,
+    early: bool,
 ) -> Result<(), DriverError> {
     let Shape { blocks: [x, y, z], threads, shared } = shape;
     let mut parameters = [std::ptr::from_ref(arguments).cast_mut().cast::<c_void>()];
-    // SAFETY: the kernel takes this one struct, whose mirror the trait marks; the driver copies it before the call
-    // returns. That its addresses are good is the callers' part, see above.
-    unsafe {
-        result::launch_kernel(
-            function.cu_function(),
-            (x, y, z),
-            (threads, 1, 1),
-            shared,
-            stream.cu_stream(),
-            &mut parameters,
-        )
+    let (function, stream) = (function.cu_function(), stream.cu_stream());
+    if !early {
+        // SAFETY: the kernel takes this one struct, whose mirror the trait marks; the driver copies it before the call
+        // returns. That its addresses are good is the callers' part, see above.
+        return unsafe {
+            result::launch_kernel(function, (x, y, z), (threads, 1, 1), shared, stream, &mut parameters)
+        };
     }
+    let mut attribute = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let config = sys::CUlaunchConfig {
+        gridDimX: x,
+        gridDimY: y,
+        gridDimZ: z,
+        blockDimX: threads,
+        blockDimY: 1,
+        blockDimZ: 1,
+        sharedMemBytes: shared,
+        hStream: stream,
+        attrs: &mut attribute,
+        numAttrs: 1,
+    };
+    // SAFETY: as above; the driver reads the attribute before the call returns.
+    unsafe { sys::cuLaunchKernelEx(&config, function, parameters.as_mut_ptr(), std::ptr::null_mut()) }
+        .result()
 }
 
 /// Launches that were recorded, to be enqueued in one call. Whoever holds them keeps the memory that they use.

@@ -44,8 +44,9 @@ use super::{Backend, Pass};
 use crate::error::{Error, Result};
 use crate::model::{Config, Recurrence};
 
-/// Launches of at least this many rows run in tiles of 128.
-const WIDE: usize = 2048;
+/// The first chip whose kernels wait for the launch before them, and the first driver that records such launches: CUDA 12.3.
+const EARLY_CHIP: u32 = 90;
+const EARLY_DRIVER: u32 = 12030;
 
 /// How f32 is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +77,8 @@ struct Shared {
     stream: Arc<CudaStream>,
     device: Device,
     storage: Storage,
+    /// Whether a launch may begin before the one before it has ended; the kernels wait for it by themselves.
+    early: bool,
     kernels: Kernels,
     /// Once weights with a way back were asked for.
     training: OnceLock<Training>,
@@ -119,7 +122,7 @@ impl Cuda {
         self.with_storage(storage)
     }
 
-    /// The same device with every layer in tiles of so many rows, 64 or 128, whatever the size of a step: for tests and
+    /// The same device with every layer in tiles of so many rows, 32, 64 or 128, whatever the size of a step: for tests and
     /// measurements. The results have the same bits.
     ///
     /// # Errors
@@ -127,7 +130,7 @@ impl Cuda {
     /// allow it.
     pub fn with_tile(self, rows: usize) -> Result<Self> {
         let Some(tile) = Tile::ALL.into_iter().find(|tile| tile.rows() == rows) else {
-            return Err(Error::argument("rows", "64 or 128", rows));
+            return Err(Error::argument("rows", "32, 64 or 128", rows));
         };
         if !self.kernels().has(tile) {
             return Err(Error::Unavailable {
@@ -169,7 +172,8 @@ impl Cuda {
         outside_capture(&stream, "load kernels")?;
         let storage = storage.unwrap_or_else(|| f32_storage(device.chip));
         let kernels = Kernels::load(stream.context(), &device, storage)?;
-        let shared = Shared { stream, device, storage, kernels, training: OnceLock::new() };
+        let early = device.chip >= EARLY_CHIP && device.driver >= EARLY_DRIVER;
+        let shared = Shared { stream, device, storage, early, kernels, training: OnceLock::new() };
         Ok(Cuda { shared: Arc::new(shared), tile: None, recording: None, graphs: true })
     }
 
@@ -309,8 +313,10 @@ impl Cuda {
             let expected = format!("fewer than 2^31 by 2^16 by 2^16 blocks to {action}: use a smaller batch");
             return Err(Error::argument("pass", expected, format!("{x} by {y} by {z}")));
         }
+        // Large blocks that begin early lie where they found room, not where the multiprocessors have least to do.
+        let early = self.shared.early && (shared == 0 || threads <= Tile::Rows32.threads());
         let shape = Shape { blocks: [x as u32, y as u32, z as u32], threads, shared };
-        let launched = launch::launch(self.target(), kernel, arguments, shape);
+        let launched = launch::launch(self.target(), kernel, arguments, shape, early);
         launched.map_err(|error| self.failed(action, error))
     }
 
@@ -337,24 +343,25 @@ impl Cuda {
         self.threads(action, kernel, arguments, elements, 256)
     }
 
-    /// Launches a kernel on so many rows, in tiles that suit them; `columns` blocks beside each other.
+    /// Launches a kernel on so many rows, in tiles that suit them; so many packed blocks beside each other.
     fn tiled<A: Arguments>(
         &self,
         action: &str,
         kernels: &ByTile,
         arguments: &A,
-        columns: usize,
+        packed_blocks: usize,
         rows: usize,
     ) -> Result<()> {
-        let tile = self.tile.unwrap_or(if rows >= WIDE { Tile::Rows128 } else { Tile::Rows64 });
+        let tile =
+            self.tile.unwrap_or_else(|| Tile::choose(rows, packed_blocks, self.device().multiprocessors));
         let Some((tile, kernel)) = kernels::of_tile(kernels, tile) else {
             return Err(Error::Unavailable {
                 what: format!("to {action} on {}", self.name()),
                 why: format!("sm_{} has too little shared memory", self.device().chip),
             });
         };
-        let blocks = [columns, rows.div_ceil(tile.rows()), 1];
-        self.launch(action, &kernel.function, arguments, blocks, 128, kernel.shared)
+        let blocks = [packed_blocks.div_ceil(tile.across()), rows.div_ceil(tile.rows()), 1];
+        self.launch(action, &kernel.function, arguments, blocks, tile.threads(), kernel.shared)
     }
 }
 

@@ -1,18 +1,19 @@
 //! How `h` and weights are kept, and what sizes follow: the numbers that kernels and host agree on. Knows no driver.
 
+use super::kernels::Tile;
 use crate::backend::Dtype;
 use crate::model::{Cell, Config, LinearRange};
 
-/// Units of a block of threads.
-const BLOCK_UNITS: usize = 32;
+/// Units of a packed block.
+const BLOCK_UNITS: usize = 16;
 /// `k` of a stage of a product.
 const STAGE_K: usize = 32;
-/// Groups of 32 inputs of a block of the transposed product.
-const TRANSPOSED_GROUPS: usize = 4;
+/// Groups of 16 inputs of a packed block of the transposed product.
+const TRANSPOSED_GROUPS: usize = 2;
 /// Columns of a block of a weight's gradient.
 pub(super) const GRADIENT_COLUMNS: usize = 128;
 /// Rows of a weight's gradient between two additions to memory.
-const GRADIENT_WINDOW: usize = 2048;
+const GRADIENT_WINDOW: usize = 1024;
 /// Most chunks of rows that a weight's gradient is cut into, and most numbers of all their partial sums where more than
 /// one is cut.
 const MOST_CHUNKS: usize = 32;
@@ -92,7 +93,7 @@ impl Storage {
         if self == Storage::Ffma { 4 } else { 2 }
     }
 
-    /// Elements of a row of packed weights: the units of a block with all their gates; on tensor cores eight more, so
+    /// Elements of a row of packed weights: the units of a packed block with all their gates; on tensor cores eight more, so
     /// that a row is an odd number of 16-byte pieces.
     pub(super) fn stride(self, gates: usize) -> usize {
         BLOCK_UNITS * gates + if self == Storage::Ffma { 0 } else { 8 }
@@ -104,19 +105,22 @@ impl Storage {
     }
 
     /// Bytes of shared memory of a layer's kernel: row numbers, and a ring of stages.
-    pub(super) fn shared_bytes(self, gates: usize, tile: usize) -> usize {
+    pub(super) fn shared_bytes(self, gates: usize, tile: Tile) -> usize {
         let (stages, row) = match self {
             Storage::Bf16 | Storage::F16 => (4, STAGE_K * 2),
             Storage::Split => (2, STAGE_K * 2),
             // A chunk of padding.
             Storage::Ffma => (2, STAGE_K * 4 + 16),
         };
-        let stage = tile * row + STAGE_K * self.stride(gates) * self.element();
-        (3 * tile * 4).next_multiple_of(128) + stages * self.planes() * stage
+        let stages = if tile == Tile::Rows32 { stages + 2 } else { stages };
+        let piece = self.planes() * STAGE_K * self.stride(gates) * self.element();
+        let piece = piece + if self == Storage::Ffma { 64 } else { 0 };
+        let stage = self.planes() * tile.rows() * row + tile.across() * piece;
+        (3 * tile.rows() * 4).next_multiple_of(128) + stages * stage
     }
 
     /// The same of a transposed product.
-    pub(super) fn transposed_shared_bytes(self, tile: usize) -> usize {
+    pub(super) fn transposed_shared_bytes(self, tile: Tile) -> usize {
         self.shared_bytes(TRANSPOSED_GROUPS, tile)
     }
 
@@ -176,7 +180,7 @@ impl Sizes {
         (inputs + 1).saturating_mul(gates * self.units)
     }
 
-    /// Blocks of units.
+    /// Packed blocks of units.
     pub(super) fn unit_blocks(&self) -> usize {
         self.units.div_ceil(BLOCK_UNITS)
     }
@@ -187,9 +191,9 @@ impl Sizes {
 pub(super) struct Layer {
     /// In the flat parameters.
     pub from: LinearRange,
-    /// Byte at which the packed weights begin: `[unit blocks][stages][planes][32 k][stride]`.
+    /// Byte at which the packed weights begin: `[blocks of 16 units][stages][planes][32 k][stride]`.
     pub weights: usize,
-    /// Byte at which the bias begins: `[gates, unit blocks · 32]` f32.
+    /// Byte at which the bias begins: `[gates, units]` f32.
     pub bias: usize,
     pub gates: usize,
     /// Inputs, one after another in `k`: 2 for a merge.
@@ -208,7 +212,7 @@ pub(super) struct Layer {
     pub z_row: usize,
 }
 
-/// Where a layer's weights lie once more, transposed: `[blocks of 128 inputs][stages][planes][32 k][stride]`, `k` being
+/// Where a layer's weights lie once more, transposed: `[blocks of 32 inputs][stages][planes][32 k][stride]`, `k` being
 /// the columns of `W`, each gate padded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transposed {
@@ -292,22 +296,26 @@ mod tests {
 
     #[test]
     fn shared_memory_is_what_the_kernels_lay_out() {
-        // KERNELS section 1: a merge on 128 rows with a ring of four stages of 32 k.
-        assert_eq!(Storage::Bf16.shared_bytes(5, 128), 1536 + 4 * (128 * 64 + 32 * 168 * 2));
-        assert_eq!(Storage::Split.shared_bytes(5, 64), 768 + 2 * 3 * (64 * 64 + 32 * 168 * 2));
-        assert_eq!(Storage::Ffma.shared_bytes(4, 64), 768 + 2 * (64 * 144 + 32 * 128 * 4));
-        assert_eq!(Storage::F16.shared_bytes(1, 64), 768 + 4 * (64 * 64 + 32 * 40 * 2));
-        assert_eq!(Storage::Bf16.transposed_shared_bytes(128), 1536 + 4 * (128 * 64 + 32 * 136 * 2));
-        assert_eq!(Storage::Bf16.gradient_shared_bytes(), 8192 + 4 * 32 * (272 + 272));
-        assert_eq!(Storage::Split.gradient_shared_bytes(), 8192 + 2 * 3 * 32 * (144 + 272));
-        assert_eq!(Storage::Ffma.gradient_shared_bytes(), 8192 + 2 * 32 * (272 + 528));
+        use Tile::{Rows32, Rows64, Rows128};
+        // A merge on 128 rows with a ring of four stages of 32 k, two packed blocks beside each other.
+        assert_eq!(Storage::Bf16.shared_bytes(5, Rows128), 1536 + 4 * (128 * 64 + 2 * 32 * 88 * 2));
+        assert_eq!(Storage::Split.shared_bytes(5, Rows64), 768 + 2 * 3 * (64 * 64 + 2 * 32 * 88 * 2));
+        assert_eq!(Storage::Ffma.shared_bytes(4, Rows64), 768 + 2 * (64 * 144 + 2 * (32 * 64 * 4 + 64)));
+        assert_eq!(Storage::F16.shared_bytes(1, Rows64), 768 + 4 * (64 * 64 + 2 * 32 * 24 * 2));
+        assert_eq!(Storage::Bf16.shared_bytes(5, Rows32), 384 + 6 * (32 * 64 + 32 * 88 * 2));
+        assert_eq!(Storage::Split.shared_bytes(4, Rows32), 384 + 4 * 3 * (32 * 64 + 32 * 72 * 2));
+        assert_eq!(Storage::Ffma.shared_bytes(4, Rows32), 384 + 4 * (32 * 144 + 32 * 64 * 4 + 64));
+        assert_eq!(Storage::Bf16.transposed_shared_bytes(Rows128), 1536 + 4 * (128 * 64 + 2 * 32 * 40 * 2));
+        assert_eq!(Storage::Bf16.gradient_shared_bytes(), 4096 + 4 * 32 * (272 + 272));
+        assert_eq!(Storage::Split.gradient_shared_bytes(), 4096 + 2 * 3 * 32 * (144 + 272));
+        assert_eq!(Storage::Ffma.gradient_shared_bytes(), 4096 + 2 * 32 * (272 + 528));
     }
 
     #[test]
     fn chunks_have_every_row_and_are_few() {
         for numbers in [1, 655_360, 20 << 20, 1 << 30] {
             let mut most = 0;
-            for rows in (1..40).chain([2047, 2048, 2049, 65_536, 65_537, 69_632, 1 << 20, (1 << 31) - 1]) {
+            for rows in (1..40).chain([1023, 1024, 1025, 32_768, 32_769, 34_816, 1 << 20, (1 << 31) - 1]) {
                 let Chunks { rows: chunk, count } = Chunks::of(rows, numbers);
                 assert!(chunk.is_multiple_of(GRADIENT_WINDOW) && (count - 1) * chunk < rows);
                 assert!(rows <= count * chunk && count <= MOST_CHUNKS);
@@ -316,7 +324,7 @@ mod tests {
                 most = Chunks::at_most(rows, numbers);
             }
         }
-        assert_eq!(Chunks::of(69_632, 1), Chunks { rows: 4096, count: 17 });
+        assert_eq!(Chunks::of(34_816, 1), Chunks { rows: 2048, count: 17 });
         assert_eq!(Chunks::of(0, 1).count, 0);
     }
 
@@ -335,7 +343,7 @@ mod tests {
         for storage in [Storage::Bf16, Storage::F16, Storage::Split, Storage::Ffma] {
             let config = Config::new(5, 137, 2).unary_layers(2);
             let (layout, sizes) = (config.layout().expect("a layout"), Sizes::new(&config, storage));
-            assert_eq!((sizes.units, sizes.unit_blocks(), sizes.padded_input), (144, 5, 16));
+            assert_eq!((sizes.units, sizes.unit_blocks(), sizes.padded_input), (144, 9, 16));
             let mut end = 0;
             for (range, segments) in
                 [(&layout.leaf, 1), (&layout.merge, 2), (&layout.unary[0], 1), (&layout.unary[1], 1)]
