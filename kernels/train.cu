@@ -4,7 +4,9 @@
 #include "cell.cuh"
 #include "common/kernel.cuh"
 #include "pack.cuh"
+#include "reduce.cuh"
 #include "tokens.cuh"
+#include "tokens_backward.cuh"
 #include "weights.cuh"
 
 #define CELL(cell, Kind, tile)                                                                              \
