@@ -1,50 +1,81 @@
-// The read-out, y = relu(hidden) * W + b, in f32: a block has 32 rows by 16 columns, a thread four columns of a row.
-// One accumulator an output, k ascending, the bias last: the bits of the CPU. Its way back, rows of dW cut into chunks that are
-// added in their order. And the sum of two buffers.
+// The read-out, y = relu(hidden) * W + b, in f32. One accumulator an output, k ascending, the bias last: the bits of the CPU,
+// whatever the tile. A block brings its rows of hidden and its columns of W into shared memory, all loads of a step of k
+// under way at once, and those of the next step while it multiplies. Two tiles: 4 rows by 4 columns, which spread few
+// outputs over many blocks, and 32 rows by 16 columns. Its way back, rows of dW cut into chunks that are added in their
+// order. And the sum of two buffers.
 #include "common/arguments.cuh"
 #include "common/storage.cuh"
 
-constexpr int kRows = 32;
-constexpr int kColumns = 16;
-constexpr int kStep = 32; // k at a time in shared memory
+constexpr int kReadoutThreads = 128;
 
-extern "C" __global__ void __launch_bounds__(128) readout(const __grid_constant__ ReadoutArguments arguments) {
+// A tile of rows and columns, `kEach` columns a thread; `kStep` k at a time.
+template <int kRows, int kColumns, int kEach, int kStep>
+__device__ inline void readout_of(const ReadoutArguments& arguments) {
+    constexpr int kXs = kRows * kStep / kReadoutThreads, kWs = kStep * kColumns / kReadoutThreads; // of a thread
     __shared__ float x[kRows][kStep + 1];
     __shared__ float w[kStep][kColumns];
     const uint32_t column_tiles = divide_up(arguments.o, kColumns);
     const uint32_t start = blockIdx.x / column_tiles * kRows, first = blockIdx.x % column_tiles * kColumns;
-    const uint32_t row = threadIdx.x / 4, column = threadIdx.x % 4 * 4;
-    float y[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-    for (uint32_t k0 = 0; k0 < arguments.h; k0 += kStep) {
-        for (uint32_t i = threadIdx.x; i < kRows * kStep; i += 128) {
-            const uint32_t r = start + i / kStep, k = k0 + i % kStep;
-            float h = 0.0f;
-            if (r < arguments.rows && k < arguments.h) {
-                h = arguments.hidden[size_t(r) * arguments.h + k];
-            }
-            x[i / kStep][i % kStep] = h < 0.0f ? 0.0f : h; // NaN stays
+    float next_x[kXs], next_w[kWs];
+    const auto fetch = [&](uint32_t k0) {
+#pragma unroll
+        for (int i = 0; i < kXs; ++i) {
+            const uint32_t at = threadIdx.x + i * kReadoutThreads, row = start + at / kStep, k = k0 + at % kStep;
+            next_x[i] = row < arguments.rows && k < arguments.h ? arguments.hidden[size_t(row) * arguments.h + k] : 0.0f;
         }
-        for (uint32_t i = threadIdx.x; i < kStep * kColumns; i += 128) {
-            const uint32_t k = k0 + i / kColumns, j = first + i % kColumns;
-            w[i / kColumns][i % kColumns] = k < arguments.h && j < arguments.o ? arguments.w[size_t(k) * arguments.o + j] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < kWs; ++i) {
+            const uint32_t at = threadIdx.x + i * kReadoutThreads, k = k0 + at / kColumns, o = first + at % kColumns;
+            next_w[i] = k < arguments.h && o < arguments.o ? arguments.w[size_t(k) * arguments.o + o] : 0.0f;
+        }
+    };
+    const uint32_t row = threadIdx.x / (kColumns / kEach), column = threadIdx.x % (kColumns / kEach) * kEach;
+    float y[kEach] = {};
+    fetch(0);
+    for (uint32_t k0 = 0; k0 < arguments.h; k0 += kStep) {
+#pragma unroll
+        for (int i = 0; i < kXs; ++i) {
+            const uint32_t at = threadIdx.x + i * kReadoutThreads;
+            x[at / kStep][at % kStep] = next_x[i] < 0.0f ? 0.0f : next_x[i]; // NaN stays
+        }
+#pragma unroll
+        for (int i = 0; i < kWs; ++i) {
+            const uint32_t at = threadIdx.x + i * kReadoutThreads;
+            w[at / kColumns][at % kColumns] = next_w[i];
         }
         __syncthreads();
-        const uint32_t steps = min(arguments.h - k0, uint32_t(kStep));
-        for (uint32_t k = 0; k < steps; ++k) {
-            for (int j = 0; j < 4; ++j) {
-                y[j] = __fmaf_rn(x[row][k], w[k][column + j], y[j]);
+        if (k0 + kStep < arguments.h) {
+            fetch(k0 + kStep);
+        }
+        if (row < kRows) {
+            const uint32_t steps = min(arguments.h - k0, uint32_t(kStep));
+#pragma unroll 8
+            for (uint32_t k = 0; k < steps; ++k) {
+#pragma unroll
+                for (int j = 0; j < kEach; ++j) {
+                    y[j] = __fmaf_rn(x[row][k], w[k][column + j], y[j]);
+                }
             }
         }
         __syncthreads();
     }
-    if (start + row < arguments.rows) {
-        for (int j = 0; j < 4; ++j) {
+    if (row < kRows && start + row < arguments.rows) {
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
             const uint32_t o = first + column + j;
             if (o < arguments.o) {
                 arguments.y[size_t(start + row) * arguments.o + o] = __fadd_rn(y[j], arguments.b[o]);
             }
         }
     }
+}
+
+extern "C" __global__ void __launch_bounds__(kReadoutThreads) readout(const __grid_constant__ ReadoutArguments arguments) {
+    readout_of<4, 4, 1, 256>(arguments);
+}
+
+extern "C" __global__ void __launch_bounds__(kReadoutThreads) readout_wide(const __grid_constant__ ReadoutArguments arguments) {
+    readout_of<32, 16, 4, 32>(arguments);
 }
 
 // d_hidden: a thread an element.

@@ -45,7 +45,14 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
     let few = |names: &[&str]| names.iter().copied().map(String::from).collect();
     match image {
         "readout" => {
-            return few(&["add", "readout", "readout_d_hidden", "readout_gradient", "readout_reduce"]);
+            return few(&[
+                "add",
+                "readout",
+                "readout_d_hidden",
+                "readout_gradient",
+                "readout_reduce",
+                "readout_wide",
+            ]);
         }
         "loss" => return few(&["cross_entropy", "cross_entropy_backward"]),
         "adam" => return few(&["square_sums", "decide", "update"]),

@@ -177,6 +177,8 @@ pub(super) struct Kernels {
     pub write_states: CudaFunction,
     pub copy_states: CudaFunction,
     pub readout: CudaFunction,
+    /// The same in tiles for many rows and outputs.
+    pub readout_wide: CudaFunction,
     pub add: CudaFunction,
 }
 
@@ -195,6 +197,7 @@ impl Kernels {
             write_states: module.function("write_states")?,
             copy_states: module.function("copy_states")?,
             readout: readout.function("readout")?,
+            readout_wide: readout.function("readout_wide")?,
             add: readout.function("add")?,
             from: module.from,
         })
