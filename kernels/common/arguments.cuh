@@ -81,17 +81,18 @@ struct TokenGradientArguments {
     const uint32_t* tokens; // [lanes * count]
     const void* dz;         // [rows, n]
     float* w;               // [chunks, vocabulary, n]
-    float* b;               // [chunks, n]
-    uint32_t width, rows, count, vocabulary, n, chunk;
+    float* b;               // [bias_chunks, n]
+    uint32_t width, rows, count, vocabulary, n;
+    uint32_t chunk, bias_chunk, bias_chunks; // rows of a chunk of w and of b, and how many of b
 };
 
 // The sum over chunks, in their order, added to the gradient of W and b.
 struct ReduceArguments {
     const float* partial_w; // [chunks, segments * padded, gates * units]
-    const float* partial_b; // [chunks, gates * units]
+    const float* partial_b; // [bias_chunks, gates * units]
     float* w;               // [segments * segment, gates * hidden_size]
     float* b;               // [gates * hidden_size]
-    uint32_t chunks, segments, segment, padded, gates, units, hidden_size;
+    uint32_t chunks, bias_chunks, segments, segment, padded, gates, units, hidden_size;
 };
 
 // The leaf by lookup of a token's row of W.

@@ -106,6 +106,8 @@ pub(super) struct TokenGradientArguments {
     pub vocabulary: u32,
     pub n: u32,
     pub chunk: u32,
+    pub bias_chunk: u32,
+    pub bias_chunks: u32,
 }
 
 /// The sum over chunks, into the flat gradient.
@@ -117,6 +119,7 @@ pub(super) struct ReduceArguments {
     pub w: u64,
     pub b: u64,
     pub chunks: u32,
+    pub bias_chunks: u32,
     pub segments: u32,
     pub segment: u32,
     pub padded: u32,
