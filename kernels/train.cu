@@ -3,7 +3,6 @@
 #include "backward.cuh"
 #include "cell.cuh"
 #include "common/kernel.cuh"
-#include "pack.cuh"
 #include "reduce.cuh"
 #include "tokens.cuh"
 #include "tokens_backward.cuh"
@@ -36,4 +35,3 @@ ELEMENTWISE(rnn, Cell::Rnn)
 TILED(weight_gradient, WeightGradientArguments, weight_gradient_of<Storage>)
 KERNEL(token_gradient, TokenGradientArguments, token_gradient_of<Storage>)
 KERNEL(reduce, ReduceArguments, reduce_gradient)
-KERNEL(pack_transposed, PackArguments, pack_transposed_weights<Storage, kGroups>)

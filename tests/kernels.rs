@@ -67,7 +67,6 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
         "copy_states",
         "input",
         "pack",
-        "pack_bias",
         "read_states",
         "tokens_lstm",
         "tokens_rnn",
@@ -86,8 +85,7 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
 /// Those of a pass with a way back.
 fn training_kernels_of(image: &str) -> BTreeSet<String> {
     let tiles: &[u32] = if image == "train_bf16" { &[64, 128] } else { &[64] };
-    let alone =
-        ["weight_gradient", "token_gradient", "reduce", "pack_transposed", "tokens_lstm", "tokens_rnn"];
+    let alone = ["weight_gradient", "token_gradient", "reduce", "tokens_lstm", "tokens_rnn"];
     let mut names: BTreeSet<String> = alone.map(String::from).into();
     for layer in ["leaf", "merge", "unary"] {
         names.extend(["lstm", "rnn"].map(|cell| format!("gather_{layer}_{cell}")));

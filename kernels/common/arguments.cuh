@@ -116,17 +116,27 @@ struct InputArguments {
     uint32_t count, first, chunk;
 };
 
-// The weights of a layer, from [segments * segment, gates * units].
-struct PackArguments {
-    const float* w;
+// The weights of a layer, to be packed: stages of `packed`, then of `transposed`, a block each.
+struct PackLayer {
+    const float* w;   // [segments * segment, gates * hidden_size]
+    const float* b;   // [gates * hidden_size]
     void* packed;
-    uint32_t units, gates, segments, segment, padded; // H, not padded; length of a segment, and padded to 16
+    void* transposed; // for a way back
+    float* bias;      // [gates, unit blocks * 32]
+    uint32_t first;   // block of the launch; beyond the last where there is no such layer
+    uint32_t gates, segments, segment, padded; // length of a segment, and padded to 16
 };
 
-struct PackBiasArguments {
-    const float* b; // [gates * units]
-    float* packed;  // [gates, unit blocks * 32]
-    uint32_t units, gates;
+constexpr int kPackLayers = 4; // of a launch
+
+// Layers, then the read-out as it is.
+struct PackArguments {
+    PackLayer layers[kPackLayers];
+    const float* readout; // W, then b
+    float* packed_readout;
+    uint64_t readout_len;
+    uint32_t readout_first; // block
+    uint32_t hidden_size;
 };
 
 // h of the outputs.

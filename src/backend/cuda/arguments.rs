@@ -161,27 +161,32 @@ pub(super) struct InputArguments {
     pub chunk: u32,
 }
 
-/// The weights of a layer.
-#[derive(Clone, Copy, Debug)]
+/// The weights of a layer, to be packed.
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub(super) struct PackArguments {
+pub(super) struct PackLayer {
     pub w: u64,
+    pub b: u64,
     pub packed: u64,
-    pub units: u32,
+    pub transposed: u64,
+    pub bias: u64,
+    pub first: u32,
     pub gates: u32,
     pub segments: u32,
     pub segment: u32,
     pub padded: u32,
 }
 
-/// The bias of a layer.
+/// Layers, and the read-out.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct PackBiasArguments {
-    pub b: u64,
-    pub packed: u64,
-    pub units: u32,
-    pub gates: u32,
+pub(super) struct PackArguments {
+    pub layers: [PackLayer; 4],
+    pub readout: u64,
+    pub packed_readout: u64,
+    pub readout_len: u64,
+    pub readout_first: u32,
+    pub hidden_size: u32,
 }
 
 /// `h` of the outputs.

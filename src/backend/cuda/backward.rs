@@ -160,7 +160,7 @@ impl Backward<'_> {
     fn transposed(&self, layer: &Layer, dz: u64) -> Result<(TransposedArguments, usize)> {
         let Frame { packed, .. } = self.frame;
         let Sizes { storage, units, .. } = *self.frame.sizes();
-        let Some(Transposed { weights, elements, blocks }) = layer.transposed else {
+        let Some(Transposed { weights, elements, blocks, .. }) = layer.transposed else {
             return Err(Error::argument("weights", "those of a training pass", "those of inference"));
         };
         let arguments = TransposedArguments {

@@ -205,7 +205,9 @@ pub(super) struct Layer {
     pub segment: usize,
     /// The same rounded up to 16.
     pub padded: usize,
-    /// Rows of packed weights of one plane, times their length: a thread each.
+    /// Stages of the packed weights.
+    pub stages: usize,
+    /// Rows of packed weights of one plane, times their length.
     pub elements: usize,
     /// Elements of the bias.
     pub bias_elements: usize,
@@ -220,7 +222,8 @@ pub(super) struct Layer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transposed {
     pub weights: usize,
-    /// Rows of one plane, times their length: a thread each.
+    pub stages: usize,
+    /// Rows of one plane, times their length.
     pub elements: usize,
     pub blocks: usize,
 }
@@ -237,19 +240,20 @@ impl Layer {
         let gates = from.columns / sizes.hidden;
         let segment = from.fan_in / segments;
         let padded = segment.next_multiple_of(16);
-        let (blocks, stages) = (sizes.unit_blocks(), (segments * padded).div_ceil(STAGE_K));
-        let elements = blocks * stages * STAGE_K * sizes.storage.stride(gates);
+        let blocks = sizes.unit_blocks();
+        let stages = blocks * (segments * padded).div_ceil(STAGE_K);
+        let elements = stages * STAGE_K * sizes.storage.stride(gates);
         let bias_elements = gates * blocks * BLOCK_UNITS;
         let weights = *end;
         let bias = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
         *end = (bias + 4 * bias_elements).next_multiple_of(ALIGNMENT);
         let transposed = backward.then(|| {
             let blocks = (segments * padded).div_ceil(TRANSPOSED_GROUPS * BLOCK_UNITS);
-            let stages = (gates * sizes.units).div_ceil(STAGE_K);
-            let elements = blocks * stages * STAGE_K * sizes.storage.stride(TRANSPOSED_GROUPS);
+            let stages = blocks * (gates * sizes.units).div_ceil(STAGE_K);
+            let elements = stages * STAGE_K * sizes.storage.stride(TRANSPOSED_GROUPS);
             let weights = *end;
             *end = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
-            Transposed { weights, elements, blocks }
+            Transposed { weights, stages, elements, blocks }
         });
         Layer {
             from: from.clone(),
@@ -259,6 +263,7 @@ impl Layer {
             segments,
             segment,
             padded,
+            stages,
             elements,
             bias_elements,
             transposed,
