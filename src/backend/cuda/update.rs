@@ -194,7 +194,7 @@ impl Cuda {
         };
         self.launch("find the norm", &kernels.square_sums, &arguments, [NORM_BLOCKS, 1, 1], 256, 0)?;
         self.launch("decide on an update", &kernels.decide, &arguments, [1; 3], NORM_BLOCKS as u32, 0)?;
-        self.elementwise("update the parameters", &kernels.update, &arguments, len)
+        self.elementwise("update the parameters", &kernels.update, &arguments, len.div_ceil(4))
     }
 
     /// Refuses more rows than a kernel counts.
