@@ -48,8 +48,7 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
             return few(&[
                 "add",
                 "readout",
-                "readout_d_hidden",
-                "readout_gradient",
+                "readout_backward",
                 "readout_reduce",
                 "readout_wide",
             ]);

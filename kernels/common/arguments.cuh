@@ -176,11 +176,12 @@ struct ReadoutBackwardArguments {
     const float* w;      // [h, o]
     const float* d_y;    // [rows, o]
     float* d_hidden;     // [rows, h]; is added to
-    float* partial;      // [chunks, (h + 1) * o]: dW, then db
+    float* partial;      // [chunks, (h + 1) * o]: dW, then db; of more than one chunk
     float* d_w;          // [h, o]; is added to
     float* d_b;          // [o]; is added to
     uint32_t rows, h, o;
     uint32_t chunk, chunks; // rows of a chunk, and how many
+    uint32_t gradient_blocks; // of dW and db
 };
 
 struct LossArguments {

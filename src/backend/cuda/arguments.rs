@@ -256,6 +256,7 @@ pub(super) struct ReadoutBackwardArguments {
     pub o: u32,
     pub chunk: u32,
     pub chunks: u32,
+    pub gradient_blocks: u32,
 }
 
 /// Cross entropy, forward and backward.

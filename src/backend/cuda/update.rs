@@ -16,7 +16,9 @@ use crate::model::Config;
 use crate::optim::Adam;
 
 /// Rows of a chunk of the read-out's gradient are a multiple of this.
-const READOUT_ROWS: usize = 64;
+const READOUT_ROWS: usize = 256;
+/// Elements of it of a block.
+const READOUT_COLUMNS: usize = 32;
 
 impl Cuda {
     /// Adds to `d_hidden`, `[n, H]`, and to the read-out's part of the flat gradient.
@@ -57,6 +59,7 @@ impl Cuda {
         let chunk = rows.div_ceil(READOUT_ROWS).div_ceil(*chunks).max(1) * READOUT_ROWS;
         let chunks = rows.div_ceil(chunk);
         let elements = (h + 1) * o;
+        let gradient_blocks = elements.div_ceil(READOUT_COLUMNS) * chunks;
         let arguments = ReadoutBackwardArguments {
             hidden: hidden.address(),
             w: packed.at(weights.readout[0], 4 * h * o),
@@ -70,12 +73,15 @@ impl Cuda {
             o: o as u32,
             chunk: chunk as u32,
             chunks: chunks as u32,
+            gradient_blocks: gradient_blocks as u32,
         };
         let action = "run the read-out backward";
-        self.elementwise(action, &kernels.readout_d_hidden, &arguments, rows * h)?;
-        let blocks = [elements.div_ceil(128), chunks, 1];
-        self.launch(action, &kernels.readout_gradient, &arguments, blocks, 128, 0)?;
-        self.elementwise(action, &kernels.readout_reduce, &arguments, elements)
+        let blocks = [gradient_blocks + (rows * h).div_ceil(256), 1, 1];
+        self.launch(action, &kernels.readout_backward, &arguments, blocks, 256, 0)?;
+        match chunks {
+            0 | 1 => Ok(()),
+            _ => self.elementwise(action, &kernels.readout_reduce, &arguments, elements),
+        }
     }
 
     /// `[loss, right among the counted, counted]`.
