@@ -190,7 +190,7 @@ struct LossArguments {
     const uint8_t* mask;
     float* metrics;      // loss, right among the counted, counted
     const float* d_loss; // [1]
-    float* d_logits;     // [rows, o]; is added to
+    float* d_logits;     // [rows, o]; is added to; may be null on the way forward
     uint32_t rows, o;
 };
 

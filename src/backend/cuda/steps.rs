@@ -309,20 +309,16 @@ impl Memory {
 
         cuda.scan(&weights, plan, tokens(), workspace.slice_mut(..bytes), hidden.slice_mut(..hidden_len))?;
         cuda.readout(&weights, hidden.slice(..hidden_len), logits.slice_mut(..logits_len))?;
-        cuda.cross_entropy(
-            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
-            metrics.as_view_mut(),
-        )?;
-
         let mut zeros = gradients.slice_mut(..*d_hidden + hidden_len + logits_len);
         cuda.zero(zeros.slice_mut(..))?;
         let (mut gradient, mut rest) = zeros.split_at_mut(*d_hidden);
         let mut gradient = gradient.slice_mut(..parameters.layout().len());
         let (mut d_hidden, mut d_logits) = rest.split_at_mut(hidden_len);
-        cuda.cross_entropy_backward(
-            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
-            one.as_view(),
-            d_logits.slice_mut(..),
+        cuda.loss_and_gradient(
+            &labelled(logits.slice(..logits_len), &labels, shape.rows())?,
+            &mut metrics.as_view_mut(),
+            &one.as_view(),
+            &mut d_logits,
         )?;
         cuda.readout_backward(
             &weights,

@@ -17,7 +17,9 @@ use crate::optim::Adam;
 
 /// Rows of a chunk of the read-out's gradient are a multiple of this.
 const READOUT_ROWS: usize = 256;
-/// Elements of it of a block.
+/// Threads of the one block of the loss; of as many rows at most, it finds the gradient too.
+const LOSS_THREADS: usize = 256;
+/// Elements of a block of the read-out's gradient.
 const READOUT_COLUMNS: usize = 32;
 
 impl Cuda {
@@ -96,7 +98,7 @@ impl Cuda {
         let (metrics, _metrics) = Span::of_mut(metrics, self.stream());
         self.over_labels(labelled, |arguments| {
             let arguments = LossArguments { metrics: metrics.address(), ..arguments };
-            self.launch("find the cross entropy", kernel, &arguments, [1; 3], 256, 0)
+            self.launch("find the cross entropy", kernel, &arguments, [1; 3], LOSS_THREADS as u32, 0)
         })
     }
 
@@ -118,6 +120,35 @@ impl Cuda {
             let (d_loss, d_logits) = (d_loss.address(), d_logits.address());
             let arguments = LossArguments { d_loss, d_logits, ..arguments };
             self.elementwise("run the cross entropy backward", kernel, &arguments, arguments.rows as usize)
+        })
+    }
+
+    /// Both of them, the gradient of the loss being `d_loss`; the same bits.
+    pub(super) fn loss_and_gradient(
+        &self,
+        labelled: &Labelled<'_, Self>,
+        metrics: &mut CudaViewMut<'_, f32>,
+        d_loss: &CudaView<'_, f32>,
+        d_logits: &mut CudaViewMut<'_, f32>,
+    ) -> Result<()> {
+        if labelled.targets.len() > LOSS_THREADS {
+            self.loss(labelled, metrics)?;
+            return self.loss_backward(labelled, d_loss, d_logits);
+        }
+        check_len("metrics", metrics.len(), 3)?;
+        check_len("d_loss", d_loss.len(), 1)?;
+        check_len("d_logits", d_logits.len(), labelled.logits.len())?;
+        self.own("metrics", metrics)?;
+        self.own("d_loss", d_loss)?;
+        self.own("d_logits", d_logits)?;
+        let kernel = &self.training()?.kernels.cross_entropy;
+        let (metrics, _metrics) = Span::of_mut(metrics, self.stream());
+        let (d_loss, _d_loss) = Span::of(d_loss, self.stream());
+        let (d_logits, _d_logits) = Span::of_mut(d_logits, self.stream());
+        self.over_labels(labelled, |arguments| {
+            let [metrics, d_loss, d_logits] = [metrics, d_loss, d_logits].map(Span::address);
+            let arguments = LossArguments { metrics, d_loss, d_logits, ..arguments };
+            self.launch("find the cross entropy", kernel, &arguments, [1; 3], LOSS_THREADS as u32, 0)
         })
     }
 
