@@ -1,15 +1,26 @@
-// Adam as the paper uses it, on the flat parameters: the sum of squares of the gradient by blocks of fixed spans, then one
-// thread decides, then every element is updated. A norm that is not finite is remembered with its step and nothing is
+// Adam as the paper uses it, on the flat parameters: the sum of squares of the gradient by blocks of fixed spans, of which the
+// last to end decides for all; then every element is updated. A norm that is not finite is remembered with its step and nothing is
 // written from there on; the step number lives here, so that a captured graph counts.
 #include "common/arguments.cuh"
 #include "common/sum.cuh"
 
 constexpr int kAdamThreads = 256;
-constexpr int kNormBlocks = 256;
+constexpr int kNormBlocks = kAdamThreads; // a thread of the last one each
 constexpr int kNormLoads = 8; // of a thread under way at once
 
-extern "C" __global__ void __launch_bounds__(kAdamThreads) square_sums(const __grid_constant__ AdamArguments arguments) {
+// 1 - beta^step by repeated squaring.
+__device__ inline double correction(double beta, uint64_t step) {
+    double power = 1.0;
+    for (double square = beta; step > 0; step >>= 1, square *= square) {
+        power *= step & 1 ? square : 1.0;
+    }
+    return 1.0 - power;
+}
+
+// The sums of squares; then the block that ends last, which is told by a count that is 0 again after it, decides.
+extern "C" __global__ void __launch_bounds__(kAdamThreads) gradient_norm(const __grid_constant__ AdamArguments arguments) {
     __shared__ double scratch[kAdamThreads];
+    __shared__ bool last;
     const uint64_t span = (arguments.len + kNormBlocks - 1) / kNormBlocks, begin = blockIdx.x * span;
     const uint64_t end = min(begin + span, arguments.len);
     double sum = 0.0;
@@ -28,21 +39,14 @@ extern "C" __global__ void __launch_bounds__(kAdamThreads) square_sums(const __g
     sum = block_sum<kAdamThreads>(sum, scratch);
     if (threadIdx.x == 0) {
         arguments.sums[blockIdx.x] = sum;
+        __threadfence();
+        last = atomicInc(arguments.arrived, kNormBlocks - 1) == kNormBlocks - 1;
+        __threadfence();
     }
-}
-
-// 1 - beta^step by repeated squaring.
-__device__ inline double correction(double beta, uint64_t step) {
-    double power = 1.0;
-    for (double square = beta; step > 0; step >>= 1, square *= square) {
-        power *= step & 1 ? square : 1.0;
+    __syncthreads();
+    if (!last) {
+        return;
     }
-    return 1.0 - power;
-}
-
-// One block.
-extern "C" __global__ void __launch_bounds__(kNormBlocks) decide(const __grid_constant__ AdamArguments arguments) {
-    __shared__ double scratch[kNormBlocks];
     const double norm = sqrt(block_sum<kNormBlocks>(arguments.sums[threadIdx.x], scratch));
     if (threadIdx.x > 0) {
         return;

@@ -54,7 +54,7 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
             ]);
         }
         "loss" => return few(&["cross_entropy", "cross_entropy_backward"]),
-        "adam" => return few(&["square_sums", "decide", "update"]),
+        "adam" => return few(&["gradient_norm", "update"]),
         _ => {}
     }
     if image.starts_with("train_") {

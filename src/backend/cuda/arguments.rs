@@ -286,6 +286,7 @@ pub(super) struct AdamArguments {
     pub norm: u64,
     pub sums: u64,
     pub factors: u64,
+    pub arrived: u64,
     pub len: u64,
     pub clip: f64,
     pub beta1: f64,

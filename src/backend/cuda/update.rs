@@ -221,7 +221,8 @@ impl Cuda {
             state: state.address(),
             norm: norm.address(),
             sums: scratch.at(0, 8 * NORM_BLOCKS),
-            factors: scratch.at(8 * NORM_BLOCKS, ADAM_BYTES - 8 * NORM_BLOCKS),
+            factors: scratch.at(8 * NORM_BLOCKS, 4 * 4),
+            arrived: scratch.at(ADAM_BYTES - 4, 4),
             len: len as u64,
             clip: config.clip.unwrap_or(f64::INFINITY),
             beta1: config.beta1,
@@ -229,8 +230,7 @@ impl Cuda {
             rate: rate.address(),
             epsilon: config.epsilon as f32,
         };
-        self.launch("find the norm", &kernels.square_sums, &arguments, [NORM_BLOCKS, 1, 1], 256, 0)?;
-        self.launch("decide on an update", &kernels.decide, &arguments, [1; 3], NORM_BLOCKS as u32, 0)?;
+        self.launch("find the norm", &kernels.gradient_norm, &arguments, [NORM_BLOCKS, 1, 1], NORM_BLOCKS as u32, 0)?;
         self.elementwise("update the parameters", &kernels.update, &arguments, len.div_ceil(4))
     }
 
