@@ -91,8 +91,8 @@ fn report(what: &str, flop: f64, launches: &[Launched], registers: &BTreeMap<Str
     Ok(())
 }
 
-/// A training step as tapes have it: the launches of the recorded step are the same. Fills, copies and packing's copies are no
-/// kernels, and not among them.
+/// A training step as tapes have it: the launches of the recorded step are the same. Fills and copies are no kernels, and not
+/// among them.
 fn training_step(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<Vec<Launched>> {
     let mut parameters = Parameters::init(&config(), cuda.clone(), 1)?;
     let mut adam = Adam::paper().build(&parameters)?;

@@ -1,4 +1,5 @@
-// Cross entropy over the last dimension of the logits, mean over rows, with the share of right answers; and its gradient.
+// Cross entropy over the last dimension of the logits, mean over rows, with the share of right answers; and its gradient, of
+// few rows in the same launch.
 // One block sums all rows in one fixed order: there are few beside what a pass costs.
 #include "common/arguments.cuh"
 #include "common/order.cuh"
@@ -28,18 +29,45 @@ __device__ inline float exponential_sum(const float* logits, uint32_t o, float m
     return sum;
 }
 
+// Of one row: its targets and what both ways need of it.
+struct LossRow {
+    const float* logits;
+    uint32_t o, target, best;
+    float sum, loss;
+
+    __device__ LossRow(const LossArguments& arguments, uint32_t row)
+        : logits(arguments.logits + size_t(row) * arguments.o), o(arguments.o), target(arguments.targets[row]),
+          best(arg_max(logits, o)), sum(exponential_sum(logits, o, logits[best])),
+          loss(__fsub_rn(logf(sum), __fsub_rn(logit(logits, target, o), logits[best]))) {}
+
+    // d_logits += d_loss (softmax - one-hot) / rows; NaN where the row's loss is not finite, so that it reaches the norm.
+    __device__ void add_gradient(const LossArguments& arguments, uint32_t row) const {
+        float* d_logits = arguments.d_logits + size_t(row) * o;
+        float scale = __fdiv_rn(arguments.d_loss[0], static_cast<float>(arguments.rows));
+        if (!isfinite(loss)) {
+            scale = __int_as_float(0x7fffffff);
+        }
+        for (uint32_t i = 0; i < o; ++i) {
+            const float share = __fdiv_rn(expf(__fsub_rn(logits[i], logits[best])), sum);
+            d_logits[i] = __fadd_rn(d_logits[i], __fmul_rn(scale, __fsub_rn(share, i == target ? 1.0f : 0.0f)));
+        }
+    }
+};
+
+// With the gradient where there is a place for it.
 extern "C" __global__ void __launch_bounds__(kLossThreads) cross_entropy(const __grid_constant__ LossArguments arguments) {
     await_last_launch();
     __shared__ double scratch[kLossThreads];
     double loss = 0.0, right = 0.0, counted = 0.0;
-    for (uint32_t row = threadIdx.x; row < arguments.rows; row += kLossThreads) {
-        const float* logits = arguments.logits + size_t(row) * arguments.o;
-        const uint32_t target = arguments.targets[row], best = arg_max(logits, arguments.o);
-        const float sum = exponential_sum(logits, arguments.o, logits[best]);
-        loss += __fsub_rn(logf(sum), __fsub_rn(logit(logits, target, arguments.o), logits[best]));
-        if (arguments.mask[row] != 0) {
+    for (uint32_t i = threadIdx.x; i < arguments.rows; i += kLossThreads) {
+        const LossRow row(arguments, i);
+        loss += row.loss;
+        if (arguments.mask[i] != 0) {
             counted += 1.0;
-            right += best == target && sum == sum ? 1.0 : 0.0; // a NaN among the logits makes the sum one
+            right += row.best == row.target && row.sum == row.sum ? 1.0 : 0.0; // a NaN among the logits makes the sum one
+        }
+        if (arguments.d_logits != nullptr) {
+            row.add_gradient(arguments, i);
         }
     }
     loss = block_sum<kLossThreads>(loss, scratch);
@@ -52,26 +80,10 @@ extern "C" __global__ void __launch_bounds__(kLossThreads) cross_entropy(const _
     }
 }
 
-// d_logits += d_loss (softmax - one-hot) / rows; NaN where the row's loss is not finite, so that it reaches the norm.
 extern "C" __global__ void cross_entropy_backward(const __grid_constant__ LossArguments arguments) {
     await_last_launch();
     const uint32_t row = blockIdx.x * blockDim.x + threadIdx.x;
-    if (row >= arguments.rows) {
-        return;
-    }
-    const float* logits = arguments.logits + size_t(row) * arguments.o;
-    float* d_logits = arguments.d_logits + size_t(row) * arguments.o;
-    const uint32_t target = arguments.targets[row];
-    const float most = logits[arg_max(logits, arguments.o)];
-    const float sum = exponential_sum(logits, arguments.o, most);
-    const float loss = __fsub_rn(logf(sum), __fsub_rn(logit(logits, target, arguments.o), most));
-    float scale = __fdiv_rn(arguments.d_loss[0], static_cast<float>(arguments.rows));
-    if (!isfinite(loss)) {
-        scale = __int_as_float(0x7fffffff);
-    }
-    for (uint32_t o = 0; o < arguments.o; ++o) {
-        const float share = __fdiv_rn(expf(__fsub_rn(logits[o], most)), sum);
-        const float d = __fmul_rn(scale, __fsub_rn(share, o == target ? 1.0f : 0.0f));
-        d_logits[o] = __fadd_rn(d_logits[o], d);
+    if (row < arguments.rows) {
+        LossRow(arguments, row).add_gradient(arguments, row);
     }
 }

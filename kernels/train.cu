@@ -3,8 +3,9 @@
 #include "backward.cuh"
 #include "cell.cuh"
 #include "common/kernel.cuh"
-#include "pack.cuh"
+#include "reduce.cuh"
 #include "tokens.cuh"
+#include "tokens_backward.cuh"
 #include "weights.cuh"
 
 #define CELL(cell, Kind, tile)                                                                              \
@@ -35,4 +36,3 @@ ELEMENTWISE(rnn, Cell::Rnn)
 TILED(weight_gradient, 128, WeightGradientArguments, weight_gradient_of<Storage>)
 KERNEL(token_gradient, TokenGradientArguments, token_gradient_of<Storage>)
 KERNEL(reduce, ReduceArguments, reduce_gradient)
-KERNEL(pack_transposed, PackArguments, pack_transposed_weights<Storage, kGroups>)

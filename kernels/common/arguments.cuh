@@ -81,17 +81,18 @@ struct TokenGradientArguments {
     const uint32_t* tokens; // [lanes * count]
     const void* dz;         // [rows, n]
     float* w;               // [chunks, vocabulary, n]
-    float* b;               // [chunks, n]
-    uint32_t width, rows, count, vocabulary, n, chunk;
+    float* b;               // [bias_chunks, n]
+    uint32_t width, rows, count, vocabulary, n;
+    uint32_t chunk, bias_chunk, bias_chunks; // rows of a chunk of w and of b, and how many of b
 };
 
 // The sum over chunks, in their order, added to the gradient of W and b.
 struct ReduceArguments {
     const float* partial_w; // [chunks, segments * padded, gates * units]
-    const float* partial_b; // [chunks, gates * units]
+    const float* partial_b; // [bias_chunks, gates * units]
     float* w;               // [segments * segment, gates * hidden_size]
     float* b;               // [gates * hidden_size]
-    uint32_t chunks, segments, segment, padded, gates, units, hidden_size;
+    uint32_t chunks, bias_chunks, segments, segment, padded, gates, units, hidden_size;
 };
 
 // The leaf by lookup of a token's row of W.
@@ -115,17 +116,27 @@ struct InputArguments {
     uint32_t count, first, chunk;
 };
 
-// The weights of a layer, from [segments * segment, gates * units].
-struct PackArguments {
-    const float* w;
+// The weights of a layer, to be packed: stages of `packed`, then of `transposed`, a block each.
+struct PackLayer {
+    const float* w;   // [segments * segment, gates * hidden_size]
+    const float* b;   // [gates * hidden_size]
     void* packed;
-    uint32_t units, gates, segments, segment, padded; // H, not padded; length of a segment, and padded to 16
+    void* transposed; // for a way back
+    float* bias;      // [gates, units]
+    uint32_t first;   // block of the launch; beyond the last where there is no such layer
+    uint32_t gates, segments, segment, padded; // length of a segment, and padded to 16
 };
 
-struct PackBiasArguments {
-    const float* b; // [gates * units]
-    float* packed;  // [gates, units]
-    uint32_t units, gates;
+constexpr int kPackLayers = 4; // of a launch
+
+// Layers, then the read-out as it is.
+struct PackArguments {
+    PackLayer layers[kPackLayers];
+    const float* readout; // W, then b
+    float* packed_readout;
+    uint64_t readout_len;
+    uint32_t readout_first; // block
+    uint32_t hidden_size;
 };
 
 // h of the outputs.
@@ -165,11 +176,12 @@ struct ReadoutBackwardArguments {
     const float* w;      // [h, o]
     const float* d_y;    // [rows, o]
     float* d_hidden;     // [rows, h]; is added to
-    float* partial;      // [chunks, (h + 1) * o]: dW, then db
+    float* partial;      // [chunks, (h + 1) * o]: dW, then db; of more than one chunk
     float* d_w;          // [h, o]; is added to
     float* d_b;          // [o]; is added to
     uint32_t rows, h, o;
     uint32_t chunk, chunks; // rows of a chunk, and how many
+    uint32_t gradient_blocks; // of dW and db
 };
 
 struct LossArguments {
@@ -178,7 +190,7 @@ struct LossArguments {
     const uint8_t* mask;
     float* metrics;      // loss, right among the counted, counted
     const float* d_loss; // [1]
-    float* d_logits;     // [rows, o]; is added to
+    float* d_logits;     // [rows, o]; is added to; may be null on the way forward
     uint32_t rows, o;
 };
 
@@ -192,6 +204,7 @@ struct AdamArguments {
     float* norm;       // of the gradient before clipping
     double* sums;      // [kNormBlocks] of squares
     float* factors;    // [4]: of the gradient; 1 / corrections of m and v; whether to update
+    uint32_t* arrived; // [1], 0: blocks whose sum is there
     uint64_t len;
     double clip;       // most norm, or infinity
     double beta1, beta2;

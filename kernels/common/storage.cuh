@@ -65,6 +65,7 @@ struct Narrow {
     static constexpr bool kCoarse = true; // 16 bits do not see what tanh.approx loses
     static constexpr int kPlanes = 1;
     static constexpr int kStages = 4;
+    static constexpr int kPerChunk = 8; // elements of 16 bytes
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates + 8; }
     __device__ static constexpr int column(int gates, int gate, int unit) { return tensor_column(gates, gate, unit); }
@@ -79,6 +80,11 @@ struct Narrow {
     __device__ static void store(Element* at, size_t, float x) { *at = static_cast<Element>(Format::pair(x, 0.0f)); }
     __device__ static void store4(Element* at, size_t, const float (&x)[4]) {
         *reinterpret_cast<uint2*>(at) = make_uint2(Format::pair(x[0], x[1]), Format::pair(x[2], x[3]));
+    }
+    // 16 bytes a plane.
+    __device__ static void store_chunk(Element* at, size_t, const float (&x)[kPerChunk]) {
+        *reinterpret_cast<uint4*>(at) = make_uint4(Format::pair(x[0], x[1]), Format::pair(x[2], x[3]), Format::pair(x[4], x[5]),
+                                                   Format::pair(x[6], x[7]));
     }
     __device__ static void multiply_add(float (&z)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         Format::multiply_add(z, a, b0, b1);
@@ -116,6 +122,7 @@ struct Split {
     static constexpr bool kCoarse = false;
     static constexpr int kPlanes = 3;
     static constexpr int kStages = 2;
+    static constexpr int kPerChunk = 8;
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates + 8; }
     __device__ static constexpr int column(int gates, int gate, int unit) { return tensor_column(gates, gate, unit); }
@@ -155,6 +162,24 @@ struct Split {
             x[3] = __fsub_rn(x[3], __uint_as_float(parts.y & 0xffff0000u));
         }
     }
+    __device__ static void store_chunk(Element* at, size_t plane, const float (&values)[kPerChunk]) {
+        float x[kPerChunk];
+#pragma unroll
+        for (int e = 0; e < kPerChunk; ++e) {
+            x[e] = values[e];
+        }
+#pragma unroll
+        for (int p = 0; p < kPlanes; ++p) {
+            uint32_t parts[kPerChunk / 2];
+#pragma unroll
+            for (int e = 0; e < kPerChunk; e += 2) {
+                parts[e / 2] = to_bf16x2(x[e], x[e + 1]);
+                x[e] = __fsub_rn(x[e], __uint_as_float(parts[e / 2] << 16));
+                x[e + 1] = __fsub_rn(x[e + 1], __uint_as_float(parts[e / 2] & 0xffff0000u));
+            }
+            *reinterpret_cast<uint4*>(at + p * plane) = make_uint4(parts[0], parts[1], parts[2], parts[3]);
+        }
+    }
     __device__ static void multiply_add(float (&z)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         multiply_add_bf16(z, a, b0, b1);
     }
@@ -166,6 +191,7 @@ struct Ffma {
     static constexpr bool kCoarse = false;
     static constexpr int kPlanes = 1;
     static constexpr int kStages = 2;
+    static constexpr int kPerChunk = 4;
 
     __host__ __device__ static constexpr int stride(int gates) { return kBlockUnits * gates; }
     __device__ static constexpr int column(int, int gate, int unit) { return gate * kBlockUnits + unit; }
@@ -180,4 +206,5 @@ struct Ffma {
     __device__ static void store4(Element* at, size_t, const float (&x)[4]) {
         *reinterpret_cast<float4*>(at) = make_float4(x[0], x[1], x[2], x[3]);
     }
+    __device__ static void store_chunk(Element* at, size_t, const float (&x)[kPerChunk]) { store4(at, 0, x); }
 };

@@ -275,12 +275,26 @@ fn a_read_out_has_the_bits_of_the_cpu() {
     let mut random = random(380);
     let device = Device::take();
     let backend = device.backend(Storage::Bf16);
-    for (rows, hidden, output) in [(1, 1, 1), (33, 31, 16), (32, 100, 17), (70, 33, 40), (5, 300, 9)] {
+    // The last three in steps of k and in tiles of both kinds.
+    for (rows, hidden, output, kernel) in [
+        (1, 1, 1, "readout"),
+        (33, 31, 16, "readout"),
+        (32, 100, 17, "readout"),
+        (70, 33, 40, "readout"),
+        (5, 300, 9, "readout"),
+        (131, 515, 2, "readout"),
+        (301, 77, 221, "readout_wide"),
+        (1025, 64, 64, "readout_wide"),
+    ] {
         let config = Config::new(2, hidden, output);
         let flat = narrow(&parameters(&config, &mut random, 1.0));
         let h = narrow(&normals(&mut random, rows * hidden, 1.0));
         let expected = Runner::new(&Cpu::new(), &config, &flat).readout(&h);
-        let found = Runner::new(&backend, &config, &flat).readout(&h);
+        let runner = Runner::new(&backend, &config, &flat);
+        device.launches();
+        let found = runner.readout(&h);
+        let launches = device.launches();
+        assert!(!device.is_virtual() || (launches.len(), &*launches[0].kernel) == (1, kernel));
         assert_same_bits(&found, &expected, &format!("{rows} rows, {config:?}"));
     }
 }

@@ -152,12 +152,13 @@ fn the_loss_is_that_of_the_cpu() {
     }
 }
 
-/// Parameters, moments, state and norm after steps on these gradients.
+/// Parameters, moments, state and norm after steps on these gradients, which begin `at` numbers behind where memory does.
 fn adam_steps<B: Backend>(
     backend: &B,
     adam: &Adam,
     parameters: &[f32],
     gradients: &[Vec<f32>],
+    at: usize,
 ) -> (Vec<[Vec<f32>; 3]>, Vec<f32>, [u64; 2]) {
     let len = parameters.len();
     let mut device_parameters = on_device(backend, parameters);
@@ -171,10 +172,10 @@ fn adam_steps<B: Backend>(
         host
     };
     for gradient in gradients {
-        let gradient = on_device(backend, gradient);
+        let gradient = on_device(backend, &[&vec![f32::NAN; at], &gradient[..]].concat());
         let buffers = AdamBuffers {
             parameters: backend.view_mut(&mut device_parameters, 0, len),
-            gradient: backend.view(&gradient, 0, len),
+            gradient: backend.view(&gradient, at, len),
             rate: backend.view(&rate, 0, 1),
             m: backend.view_mut(&mut m, 0, len),
             v: backend.view_mut(&mut v, 0, len),
@@ -195,15 +196,22 @@ fn adam_has_the_bits_of_the_cpu() {
     let mut random = random(710);
     let device = Device::take();
     let backend = device.backend(Storage::Split);
-    for (len, clip) in [(1, None), (255, Some(1.0)), (257, Some(0.3)), (1111, None), (66_000, Some(20.0))] {
+    for (len, clip, at) in [
+        (1, None, 0),
+        (255, Some(1.0), 4),
+        (257, Some(0.3), 0),
+        (258, None, 3),
+        (1111, None, 0),
+        (66_000, Some(20.0), 0),
+    ] {
         let adam = Adam { clip, learning_rate: 3e-3, ..Adam::paper() };
         let parameters = narrow(&normals(&mut random, len, 1.0));
         let gradients: Vec<Vec<f32>> = [1.0, 1e-3, 30.0, 0.2]
             .into_iter()
             .map(|scale| narrow(&normals(&mut random, len, scale)))
             .collect();
-        let (expected, norms, state) = adam_steps(&Cpu::new(), &adam, &parameters, &gradients);
-        let (found, found_norms, found_state) = adam_steps(&backend, &adam, &parameters, &gradients);
+        let (expected, norms, state) = adam_steps(&Cpu::new(), &adam, &parameters, &gradients, at);
+        let (found, found_norms, found_state) = adam_steps(&backend, &adam, &parameters, &gradients, at);
         assert_eq!((found_state, state), ([4, 0], [4, 0]));
         assert_same_bits(&found_norms, &norms, "norms");
         for (step, (found, expected)) in found.iter().zip(&expected).enumerate() {

@@ -106,6 +106,8 @@ pub(super) struct TokenGradientArguments {
     pub vocabulary: u32,
     pub n: u32,
     pub chunk: u32,
+    pub bias_chunk: u32,
+    pub bias_chunks: u32,
 }
 
 /// The sum over chunks, into the flat gradient.
@@ -117,6 +119,7 @@ pub(super) struct ReduceArguments {
     pub w: u64,
     pub b: u64,
     pub chunks: u32,
+    pub bias_chunks: u32,
     pub segments: u32,
     pub segment: u32,
     pub padded: u32,
@@ -158,27 +161,32 @@ pub(super) struct InputArguments {
     pub chunk: u32,
 }
 
-/// The weights of a layer.
-#[derive(Clone, Copy, Debug)]
+/// The weights of a layer, to be packed.
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub(super) struct PackArguments {
+pub(super) struct PackLayer {
     pub w: u64,
+    pub b: u64,
     pub packed: u64,
-    pub units: u32,
+    pub transposed: u64,
+    pub bias: u64,
+    pub first: u32,
     pub gates: u32,
     pub segments: u32,
     pub segment: u32,
     pub padded: u32,
 }
 
-/// The bias of a layer.
+/// Layers, and the read-out.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct PackBiasArguments {
-    pub b: u64,
-    pub packed: u64,
-    pub units: u32,
-    pub gates: u32,
+pub(super) struct PackArguments {
+    pub layers: [PackLayer; 4],
+    pub readout: u64,
+    pub packed_readout: u64,
+    pub readout_len: u64,
+    pub readout_first: u32,
+    pub hidden_size: u32,
 }
 
 /// `h` of the outputs.
@@ -248,6 +256,7 @@ pub(super) struct ReadoutBackwardArguments {
     pub o: u32,
     pub chunk: u32,
     pub chunks: u32,
+    pub gradient_blocks: u32,
 }
 
 /// Cross entropy, forward and backward.
@@ -277,6 +286,7 @@ pub(super) struct AdamArguments {
     pub norm: u64,
     pub sums: u64,
     pub factors: u64,
+    pub arrived: u64,
     pub len: u64,
     pub clip: f64,
     pub beta1: f64,

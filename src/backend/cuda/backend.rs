@@ -18,6 +18,9 @@ use crate::model::Config;
 use crate::optim::Adam;
 use crate::tree::Schedule;
 
+/// Blocks of the read-out's large tile that keep a card busy; fewer, and it runs in the small one.
+const MANY_BLOCKS: usize = 128;
+
 /// The input of a pass, as views.
 pub(super) enum CudaInput<'a> {
     Tokens(CudaView<'a, u32>),
@@ -440,8 +443,12 @@ impl Backend for Cuda {
             h: width as u32,
             o: output as u32,
         };
-        let blocks = [rows.div_ceil(32) * output.div_ceil(16), 1, 1];
-        self.launch("read out", &self.kernels().readout, &arguments, blocks, 128, 0)
+        let wide = rows.div_ceil(32) * output.div_ceil(16);
+        let (kernel, blocks) = match output <= 4 || wide < MANY_BLOCKS {
+            true => (&self.kernels().readout, rows.div_ceil(4) * output.div_ceil(4)),
+            false => (&self.kernels().readout_wide, wide),
+        };
+        self.launch("read out", kernel, &arguments, [blocks, 1, 1], 128, 0)
     }
 
     fn readout_backward(

@@ -15,7 +15,7 @@ use super::kernels::Kind;
 use super::launch::Span;
 use super::plan::{List, MOST_ROWS};
 use super::regions::Kept;
-use super::storage::{Chunks, GRADIENT_COLUMNS, Layer, Sizes, Transposed};
+use super::storage::{Chunks, GRADIENT_COLUMNS, Layer, Sizes, TOKEN_COLUMNS, Transposed};
 use super::training::TrainingKernels;
 use crate::error::{Error, Result};
 
@@ -160,7 +160,7 @@ impl Backward<'_> {
     fn transposed(&self, layer: &Layer, dz: u64) -> Result<(TransposedArguments, usize)> {
         let Frame { packed, .. } = self.frame;
         let Sizes { storage, units, .. } = *self.frame.sizes();
-        let Some(Transposed { weights, elements, blocks }) = layer.transposed else {
+        let Some(Transposed { weights, elements, blocks, .. }) = layer.transposed else {
             return Err(Error::argument("weights", "those of a training pass", "those of inference"));
         };
         let arguments = TransposedArguments {
@@ -194,15 +194,15 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// Where the partial sums of a layer's `inputs` rows of weights lie, and of its bias.
-    fn partial(&self, layer: &Layer, chunks: usize, inputs: usize) -> [u64; 2] {
+    /// Where the partial sums of a layer's `inputs` rows of weights lie, and of its bias; so many chunks of each.
+    fn partial(&self, layer: &Layer, chunks: [usize; 2], inputs: usize) -> [u64; 2] {
         let n = layer.gates * self.frame.sizes().units;
-        let w = 4 * chunks * inputs * n;
+        let [w, b] = [4 * chunks[0] * inputs * n, 4 * chunks[1] * n];
         let Frame { workspace, .. } = self.frame;
-        [workspace.at(self.kept.partial, w), workspace.at(self.kept.partial + w, 4 * chunks * n)]
+        [workspace.at(self.kept.partial, w), workspace.at(self.kept.partial + w, b)]
     }
 
-    /// Chunks of a layer's rows, whichever its input.
+    /// Chunks of a layer's rows.
     fn chunks(&self, layer: &Layer, rows: usize) -> Chunks {
         Chunks::of(rows, self.frame.sizes().gradient_numbers(layer.gates, layer.segments * layer.padded))
     }
@@ -212,7 +212,7 @@ impl Backward<'_> {
         let &Operands { input, lists: [left, right], dz, rows, count } = operands;
         let n = layer.gates * self.frame.sizes().units;
         let chunks = self.chunks(layer, rows);
-        let [w, b] = self.partial(layer, chunks.count, layer.segments * layer.padded);
+        let [w, b] = self.partial(layer, [chunks.count; 2], layer.segments * layer.padded);
         let arguments = WeightGradientArguments {
             input,
             left,
@@ -233,15 +233,17 @@ impl Backward<'_> {
         let kernel = &self.kernels.weight_gradient;
         let action = "find a weight's gradient";
         cuda.launch(action, &kernel.function, &arguments, blocks, 128, kernel.shared)?;
-        self.reduce(layer, chunks.count, layer.padded)
+        self.reduce(layer, [chunks.count; 2], layer.padded)
     }
 
     fn token_gradient(&self, tokens: Span) -> Result<()> {
         let Frame { plan, cuda, weights, .. } = self.frame;
         let (layer, rows) = (&weights.leaf, plan.leaf_rows());
         let n = layer.gates * self.frame.sizes().units;
-        let chunks = self.chunks(layer, rows);
-        let [w, b] = self.partial(layer, chunks.count, layer.segment);
+        let vocabulary = layer.segment;
+        let [of_tokens, of_bias] = [vocabulary, 1].map(|tokens| Chunks::of_tokens(rows, tokens));
+        let chunks = [of_tokens.count, of_bias.count];
+        let [w, b] = self.partial(layer, chunks, vocabulary);
         let arguments = TokenGradientArguments {
             tokens: tokens.at(0, 4 * rows),
             dz: self.frame.z_leaf(&self.kept, 0),
@@ -250,18 +252,20 @@ impl Backward<'_> {
             width: plan.width as u32,
             rows: rows as u32,
             count: plan.leaves as u32,
-            vocabulary: layer.segment as u32,
+            vocabulary: vocabulary as u32,
             n: n as u32,
-            chunk: chunks.rows as u32,
+            chunk: of_tokens.rows as u32,
+            bias_chunk: of_bias.rows as u32,
+            bias_chunks: of_bias.count as u32,
         };
-        let blocks = [layer.segment + 1, (n / 4).div_ceil(128), chunks.count];
+        let blocks = [of_bias.count + vocabulary * of_tokens.count, n.div_ceil(TOKEN_COLUMNS), 1];
         let kernel = &self.kernels.token_gradient;
-        cuda.launch("find the tokens' gradient", kernel, &arguments, blocks, 128, 0)?;
-        self.reduce(layer, chunks.count, layer.segment)
+        cuda.launch("find the tokens' gradient", kernel, &arguments, blocks, TOKEN_COLUMNS as u32, 0)?;
+        self.reduce(layer, chunks, vocabulary)
     }
 
-    /// Adds the chunks, whose segments are `padded` rows apart, to the flat gradient.
-    fn reduce(&self, layer: &Layer, chunks: usize, padded: usize) -> Result<()> {
+    /// Adds the chunks of the weights, whose segments are `padded` rows apart, and of the bias to the flat gradient.
+    fn reduce(&self, layer: &Layer, chunks: [usize; 2], padded: usize) -> Result<()> {
         let Sizes { units, hidden, .. } = *self.frame.sizes();
         let [partial_w, partial_b] = self.partial(layer, chunks, layer.segments * padded);
         let flat = |range: &std::ops::Range<usize>| self.gradient.at(4 * range.start, 4 * range.len());
@@ -270,7 +274,8 @@ impl Backward<'_> {
             partial_b,
             w: flat(&layer.from.w),
             b: flat(&layer.from.b),
-            chunks: chunks as u32,
+            chunks: chunks[0] as u32,
+            bias_chunks: chunks[1] as u32,
             segments: layer.segments as u32,
             segment: layer.segment as u32,
             padded: padded as u32,
@@ -278,7 +283,7 @@ impl Backward<'_> {
             units: units as u32,
             hidden_size: hidden as u32,
         };
-        let elements = (layer.from.fan_in + 1) * layer.from.columns;
-        self.frame.cuda.elementwise("add a gradient", &self.kernels.reduce, &arguments, elements)
+        let quads = (layer.from.fan_in + 1) * layer.from.columns.div_ceil(4);
+        self.frame.cuda.threads("add a gradient", &self.kernels.reduce, &arguments, quads, 128)
     }
 }

@@ -199,12 +199,13 @@ pub(super) struct Kernels {
     pub cells: Cells,
     pub input: CudaFunction,
     pub pack: CudaFunction,
-    pub pack_bias: CudaFunction,
     pub collect: CudaFunction,
     pub read_states: CudaFunction,
     pub write_states: CudaFunction,
     pub copy_states: CudaFunction,
     pub readout: CudaFunction,
+    /// The same in tiles for many rows and outputs.
+    pub readout_wide: CudaFunction,
     pub add: CudaFunction,
 }
 
@@ -217,12 +218,12 @@ impl Kernels {
             cells: Cells::load(&module, storage, most)?,
             input: module.function("input")?,
             pack: module.function("pack")?,
-            pack_bias: module.function("pack_bias")?,
             collect: module.function("collect")?,
             read_states: module.function("read_states")?,
             write_states: module.function("write_states")?,
             copy_states: module.function("copy_states")?,
             readout: readout.function("readout")?,
+            readout_wide: readout.function("readout_wide")?,
             add: readout.function("add")?,
             from: module.from,
         })

@@ -16,9 +16,9 @@ use cudarc::driver::{
 
 use super::arguments::{
     AdamArguments, AddArguments, CellArguments, CollectArguments, CopyArguments, GatherArguments,
-    InputArguments, LossArguments, PackArguments, PackBiasArguments, ReadoutArguments,
-    ReadoutBackwardArguments, ReduceArguments, StatesArguments, TokenGradientArguments, TokensArguments,
-    TransposedArguments, WeightGradientArguments,
+    InputArguments, LossArguments, PackArguments, ReadoutArguments, ReadoutBackwardArguments,
+    ReduceArguments, StatesArguments, TokenGradientArguments, TokensArguments, TransposedArguments,
+    WeightGradientArguments,
 };
 
 /// A struct that a kernel takes by value.
@@ -33,7 +33,6 @@ impl Arguments for GatherArguments {}
 impl Arguments for InputArguments {}
 impl Arguments for LossArguments {}
 impl Arguments for PackArguments {}
-impl Arguments for PackBiasArguments {}
 impl Arguments for ReadoutArguments {}
 impl Arguments for ReadoutBackwardArguments {}
 impl Arguments for ReduceArguments {}
@@ -196,12 +195,6 @@ pub(super) fn cut<'a>(
     // gone when this returns, and `before` ends where it began.
     let floats = unsafe { std::mem::transmute::<CudaViewMut<'_, f32>, CudaViewMut<'a, f32>>(floats) };
     Some((before, floats))
-}
-
-/// Copies within the device, in the order of the stream. Both are in bounds, as for a launch.
-pub(super) fn copy(stream: &CudaStream, from: u64, to: u64, bytes: usize) -> Result<(), DriverError> {
-    // SAFETY: as for a launch.
-    unsafe { result::memcpy_dtod_async(to, from, bytes, stream.cu_stream()) }
 }
 
 /// Writes one word that kernels may write too, in the order of the stream.

@@ -109,7 +109,9 @@ impl CudaPlan {
             let numbers = self.sizes.gradient_numbers(gates, inputs);
             Chunks::at_most(rows, numbers).saturating_mul(numbers)
         });
-        numbers.into_iter().max().unwrap_or(0)
+        let n = cell.gates(0) * units;
+        let of_tokens = Chunks::most_token_numbers(self.leaf_rows(), self.config.input, n);
+        numbers.into_iter().fold(of_tokens, usize::max)
     }
 }
 
@@ -192,6 +194,8 @@ mod tests {
                 let numbers = (inputs + 1) * cell.gates(states) * units;
                 Chunks::of(rows, numbers).count * numbers * 4
             });
+            let of_tokens = [5, 1].map(|vocabulary| Chunks::of_tokens(leaves, vocabulary).count * vocabulary);
+            let of_tokens = of_tokens.iter().sum::<usize>() * cell.gates(0) * units * 4;
             let matrices = [
                 (h, slots * h_row),
                 (c, slots * c_row),
@@ -201,7 +205,7 @@ mod tests {
                 (kept.z_merge, merges * z(2)),
                 (kept.z_unary, unary * merges * z(1)),
                 (kept.dc, plan.steps().map(|step| step.1 * width).max().unwrap_or(0).min(MOST_ROWS) * c_row),
-                (kept.partial, partial.into_iter().max().expect("a layer")),
+                (kept.partial, partial.into_iter().fold(of_tokens, usize::max)),
                 (kept.h_places, merges * 2 * 4 * units),
                 (kept.c_places, merges * 2 * c_row),
             ];

@@ -14,6 +14,7 @@ use super::driver::tracked;
 use super::kept::Kept;
 use super::launch::{self, Recorded, Span};
 use super::pinned::Pinned;
+use super::storage::ALIGNMENT;
 use super::{Cuda, CudaPlan};
 use crate::backend::steps::{LengthBatch, Sealed};
 use crate::backend::{Backend as _, Input, Labelled, Pass};
@@ -44,16 +45,18 @@ struct Memory {
     workspace: CudaSlice<u8>,
     /// Tokens, targets, then the mask a byte each.
     batch: CudaSlice<u32>,
-    /// `[outputs, H]`, and its gradient.
-    hidden: [CudaSlice<f32>; 2],
-    /// `[outputs, O]`, and its gradient.
-    logits: [CudaSlice<f32>; 2],
+    /// `[outputs, H]`.
+    hidden: CudaSlice<f32>,
+    /// `[outputs, O]`.
+    logits: CudaSlice<f32>,
     /// `[loss, right, counted]`.
     metrics: CudaSlice<f32>,
     /// The gradient of the loss: 1.
     one: CudaSlice<f32>,
-    /// Flat.
-    gradient: CudaSlice<f32>,
+    /// What a step begins with zeros in: the flat gradient, then those of `hidden` and of the logits.
+    gradients: CudaSlice<f32>,
+    /// Where the second begins.
+    d_hidden: usize,
 }
 
 /// A step of one length.
@@ -126,17 +129,19 @@ impl Steps {
         planner.padded(&mut schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
         let plan = cuda.plan(&config, &schedule, Pass::Train)?;
         let shape = Shape { batch, time, outputs };
-        let two = |len: usize| Ok([cuda.alloc(len)?, cuda.alloc(len)?]);
+        let [hidden_len, logits_len] = [config.hidden, config.output].map(|row| shape.rows() * row);
+        let d_hidden = parameters.layout().len().next_multiple_of(ALIGNMENT / size_of::<f32>());
         let mut one = cuda.alloc(1)?;
         cuda.upload(&[1.0], one.as_view_mut())?;
         let memory = Memory {
             workspace: cuda.alloc(cuda.workspace_bytes(&plan))?,
             batch: cuda.alloc(shape.words())?,
-            hidden: two(shape.rows() * config.hidden)?,
-            logits: two(shape.rows() * config.output)?,
+            hidden: cuda.alloc(hidden_len)?,
+            logits: cuda.alloc(logits_len)?,
             metrics: cuda.alloc(3)?,
             one,
-            gradient: cuda.alloc(parameters.layout().len())?,
+            gradients: cuda.alloc(d_hidden + hidden_len + logits_len)?,
+            d_hidden,
         };
         let pinned = || {
             let pinned = Pinned::new(cuda.stream(), shape.words());
@@ -184,7 +189,7 @@ impl Steps {
     /// Refuses a batch that the memory was not made for.
     fn check(&self, batch: &LengthBatch<'_>, shape: Shape, parameters: &Parameters<Cuda>) -> Result<()> {
         let room = self.memory.batch.len();
-        if shape.words() > room || shape.rows() * self.config.output > self.memory.logits[0].len() {
+        if shape.words() > room || shape.rows() * self.config.output > self.memory.logits.len() {
             return Err(Error::argument("batch", format!("at most {room} words"), format!("{shape:?}")));
         }
         for (name, len, expected) in [
@@ -280,9 +285,9 @@ impl Sealed for Cuda {
 
 impl Memory {
     fn bytes(&self) -> usize {
-        let Memory { workspace, batch, hidden, logits, metrics, one, gradient } = self;
-        let floats = hidden.iter().chain(logits).chain([metrics, one, gradient]);
-        workspace.num_bytes() + batch.num_bytes() + floats.map(DeviceSlice::num_bytes).sum::<usize>()
+        let Memory { workspace, batch, hidden, logits, metrics, one, gradients, .. } = self;
+        let floats = [hidden, logits, metrics, one, gradients];
+        workspace.num_bytes() + batch.num_bytes() + floats.map(DeviceSlice::num_bytes).iter().sum::<usize>()
     }
 
     /// The step, launch by launch, in the order of the tape.
@@ -295,8 +300,7 @@ impl Memory {
         parameters: &mut Parameters<Cuda>,
         optimizer: &mut Optimizer<Cuda>,
     ) -> Result<()> {
-        let Memory { workspace, batch, hidden, logits, metrics, one, gradient } = self;
-        let ([hidden, d_hidden], [logits, d_logits]) = (hidden, logits);
+        let Memory { workspace, batch, hidden, logits, metrics, one, gradients, d_hidden } = self;
         let (hidden_len, logits_len) = (shape.rows() * config.hidden, shape.rows() * config.output);
         let tokens = || Input::Tokens(batch.slice(..shape.tokens()));
         let labels = batch.slice(shape.tokens()..shape.words());
@@ -305,38 +309,36 @@ impl Memory {
 
         cuda.scan(&weights, plan, tokens(), workspace.slice_mut(..bytes), hidden.slice_mut(..hidden_len))?;
         cuda.readout(&weights, hidden.slice(..hidden_len), logits.slice_mut(..logits_len))?;
-        cuda.cross_entropy(
-            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
-            metrics.as_view_mut(),
-        )?;
-
-        cuda.zero(d_hidden.slice_mut(..hidden_len))?;
-        cuda.zero(d_logits.slice_mut(..logits_len))?;
-        cuda.zero(gradient.as_view_mut())?;
-        cuda.cross_entropy_backward(
-            labelled(logits.slice(..logits_len), &labels, shape.rows())?,
-            one.as_view(),
-            d_logits.slice_mut(..logits_len),
+        let mut zeros = gradients.slice_mut(..*d_hidden + hidden_len + logits_len);
+        cuda.zero(zeros.slice_mut(..))?;
+        let (mut gradient, mut rest) = zeros.split_at_mut(*d_hidden);
+        let mut gradient = gradient.slice_mut(..parameters.layout().len());
+        let (mut d_hidden, mut d_logits) = rest.split_at_mut(hidden_len);
+        cuda.loss_and_gradient(
+            &labelled(logits.slice(..logits_len), &labels, shape.rows())?,
+            &mut metrics.as_view_mut(),
+            &one.as_view(),
+            &mut d_logits,
         )?;
         cuda.readout_backward(
             &weights,
             hidden.slice(..hidden_len),
-            d_logits.slice(..logits_len),
-            d_hidden.slice_mut(..hidden_len),
-            gradient.as_view_mut(),
+            d_logits.as_view(),
+            d_hidden.slice_mut(..),
+            gradient.slice_mut(..),
         )?;
         cuda.scan_backward(
             &weights,
             plan,
             tokens(),
             workspace.slice_mut(..bytes),
-            d_hidden.slice(..hidden_len),
-            gradient.as_view_mut(),
+            d_hidden.as_view(),
+            gradient.slice_mut(..),
             None,
         )?;
         // The weights are packed in place: nobody else may hold them.
         drop(weights);
-        optimizer.enqueue(cuda, parameters, gradient)
+        optimizer.enqueue(cuda, parameters, gradients)
     }
 }
 

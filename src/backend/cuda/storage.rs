@@ -18,6 +18,13 @@ const GRADIENT_WINDOW: usize = 1024;
 /// one is cut.
 const MOST_CHUNKS: usize = 32;
 const MOST_PARTIAL: usize = 1 << 25;
+/// Rows of a chunk of the tokens' gradient are a multiple of the first, and as many times the vocabulary as the second: the
+/// partial sums are few beside `dz`. Most chunks.
+const TOKEN_ROWS: usize = 128;
+const ROWS_A_TOKEN: usize = 16;
+const MOST_TOKEN_CHUNKS: usize = 64;
+/// Columns of a block of it.
+pub(super) const TOKEN_COLUMNS: usize = 256;
 /// Where each part of a buffer begins.
 pub(super) const ALIGNMENT: usize = 256;
 
@@ -202,7 +209,9 @@ pub(super) struct Layer {
     pub segment: usize,
     /// The same rounded up to 16.
     pub padded: usize,
-    /// Rows of packed weights of one plane, times their length: a thread each.
+    /// Stages of the packed weights.
+    pub stages: usize,
+    /// Rows of packed weights of one plane, times their length.
     pub elements: usize,
     /// Elements of the bias.
     pub bias_elements: usize,
@@ -217,7 +226,8 @@ pub(super) struct Layer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transposed {
     pub weights: usize,
-    /// Rows of one plane, times their length: a thread each.
+    pub stages: usize,
+    /// Rows of one plane, times their length.
     pub elements: usize,
     pub blocks: usize,
 }
@@ -234,19 +244,20 @@ impl Layer {
         let gates = from.columns / sizes.hidden;
         let segment = from.fan_in / segments;
         let padded = segment.next_multiple_of(16);
-        let (blocks, stages) = (sizes.unit_blocks(), (segments * padded).div_ceil(STAGE_K));
-        let elements = blocks * stages * STAGE_K * sizes.storage.stride(gates);
+        let blocks = sizes.unit_blocks();
+        let stages = blocks * (segments * padded).div_ceil(STAGE_K);
+        let elements = stages * STAGE_K * sizes.storage.stride(gates);
         let bias_elements = gates * blocks * BLOCK_UNITS;
         let weights = *end;
         let bias = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
         *end = (bias + 4 * bias_elements).next_multiple_of(ALIGNMENT);
         let transposed = backward.then(|| {
             let blocks = (segments * padded).div_ceil(TRANSPOSED_GROUPS * BLOCK_UNITS);
-            let stages = (gates * sizes.units).div_ceil(STAGE_K);
-            let elements = blocks * stages * STAGE_K * sizes.storage.stride(TRANSPOSED_GROUPS);
+            let stages = blocks * (gates * sizes.units).div_ceil(STAGE_K);
+            let elements = stages * STAGE_K * sizes.storage.stride(TRANSPOSED_GROUPS);
             let weights = *end;
             *end = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
-            Transposed { weights, elements, blocks }
+            Transposed { weights, stages, elements, blocks }
         });
         Layer {
             from: from.clone(),
@@ -256,6 +267,7 @@ impl Layer {
             segments,
             segment,
             padded,
+            stages,
             elements,
             bias_elements,
             transposed,
@@ -287,6 +299,22 @@ impl Chunks {
 
     fn most(numbers: usize) -> usize {
         (MOST_PARTIAL / numbers.max(1)).clamp(1, MOST_CHUNKS)
+    }
+
+    /// Of so many rows of tokens; of its bias with a vocabulary of 1.
+    pub(super) fn of_tokens(rows: usize, vocabulary: usize) -> Self {
+        let chunk = rows.div_ceil(MOST_TOKEN_CHUNKS).max(ROWS_A_TOKEN * vocabulary);
+        let chunk = chunk.next_multiple_of(TOKEN_ROWS);
+        Chunks { rows: chunk, count: rows.div_ceil(chunk) }
+    }
+
+    /// Numbers of the partial sums of as many rows of tokens or fewer, at most, where `dz` has `n` columns.
+    pub(super) fn most_token_numbers(rows: usize, vocabulary: usize, n: usize) -> usize {
+        let most = |vocabulary: usize| {
+            let least = (ROWS_A_TOKEN * vocabulary).next_multiple_of(TOKEN_ROWS);
+            rows.div_ceil(least).min(MOST_TOKEN_CHUNKS)
+        };
+        (most(vocabulary).saturating_mul(vocabulary) + most(1)).saturating_mul(n)
     }
 }
 
@@ -326,6 +354,28 @@ mod tests {
         }
         assert_eq!(Chunks::of(34_816, 1), Chunks { rows: 2048, count: 17 });
         assert_eq!(Chunks::of(0, 1).count, 0);
+    }
+
+    #[test]
+    fn chunks_of_tokens_have_every_row_and_few_numbers() {
+        for vocabulary in [1, 3, 8, 9, 300, 1 << 20] {
+            let (mut most, n) = (0, 48);
+            for rows in (1..4000).step_by(7).chain([8192, 8193, 131_072, 1 << 20, (1 << 31) - 1]) {
+                let cuts = [vocabulary, 1].map(|vocabulary| Chunks::of_tokens(rows, vocabulary));
+                for Chunks { rows: chunk, count } in cuts {
+                    assert!(chunk.is_multiple_of(TOKEN_ROWS) && count <= MOST_TOKEN_CHUNKS);
+                    assert!((count - 1) * chunk < rows && rows <= count * chunk);
+                }
+                let numbers = (cuts[0].count * vocabulary + cuts[1].count) * n;
+                // Beside one sum of each token at most a sixteenth of `dz` twice.
+                assert!(numbers <= (vocabulary + 1) * n + rows * n / 8, "{rows} rows, {vocabulary} tokens");
+                let of_rows = Chunks::most_token_numbers(rows, vocabulary, n);
+                assert!(numbers <= of_rows && most <= of_rows);
+                most = of_rows;
+            }
+        }
+        assert_eq!(Chunks::of_tokens(5248, 3), Chunks { rows: 128, count: 41 });
+        assert_eq!(Chunks::of_tokens(5248, 300), Chunks { rows: 4864, count: 2 });
     }
 
     #[test]

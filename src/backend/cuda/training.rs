@@ -13,8 +13,8 @@ use crate::model::Cell;
 
 /// Blocks that sum the squares of a gradient, as the kernel has it.
 pub(super) const NORM_BLOCKS: usize = 256;
-/// Bytes of what Adam's three launches tell each other: those sums in f64, then four f32.
-pub(super) const ADAM_BYTES: usize = 8 * NORM_BLOCKS + 4 * 4;
+/// Bytes of what Adam's launches tell each other: those sums in f64, then four f32, then a count that begins at 0.
+pub(super) const ADAM_BYTES: usize = 8 * NORM_BLOCKS + 4 * 4 + 4;
 
 /// The kernels, and Adam's few bytes of memory.
 #[derive(Debug)]
@@ -38,14 +38,11 @@ pub(super) struct TrainingKernels {
     pub weight_gradient: TiledKernel,
     pub token_gradient: CudaFunction,
     pub reduce: CudaFunction,
-    pub pack_transposed: CudaFunction,
-    pub readout_d_hidden: CudaFunction,
-    pub readout_gradient: CudaFunction,
+    pub readout_backward: CudaFunction,
     pub readout_reduce: CudaFunction,
     pub cross_entropy: CudaFunction,
     pub cross_entropy_backward: CudaFunction,
-    pub square_sums: CudaFunction,
-    pub decide: CudaFunction,
+    pub gradient_norm: CudaFunction,
     pub update: CudaFunction,
 }
 
@@ -87,14 +84,11 @@ impl TrainingKernels {
             weight_gradient,
             token_gradient: module.function("token_gradient")?,
             reduce: module.function("reduce")?,
-            pack_transposed: module.function("pack_transposed")?,
-            readout_d_hidden: readout.function("readout_d_hidden")?,
-            readout_gradient: readout.function("readout_gradient")?,
+            readout_backward: readout.function("readout_backward")?,
             readout_reduce: readout.function("readout_reduce")?,
             cross_entropy: loss.function("cross_entropy")?,
             cross_entropy_backward: loss.function("cross_entropy_backward")?,
-            square_sums: adam.function("square_sums")?,
-            decide: adam.function("decide")?,
+            gradient_norm: adam.function("gradient_norm")?,
             update: adam.function("update")?,
         })
     }

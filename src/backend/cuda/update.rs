@@ -16,7 +16,11 @@ use crate::model::Config;
 use crate::optim::Adam;
 
 /// Rows of a chunk of the read-out's gradient are a multiple of this.
-const READOUT_ROWS: usize = 64;
+const READOUT_ROWS: usize = 256;
+/// Threads of the one block of the loss; of as many rows at most, it finds the gradient too.
+const LOSS_THREADS: usize = 256;
+/// Elements of a block of the read-out's gradient.
+const READOUT_COLUMNS: usize = 32;
 
 impl Cuda {
     /// Adds to `d_hidden`, `[n, H]`, and to the read-out's part of the flat gradient.
@@ -57,6 +61,7 @@ impl Cuda {
         let chunk = rows.div_ceil(READOUT_ROWS).div_ceil(*chunks).max(1) * READOUT_ROWS;
         let chunks = rows.div_ceil(chunk);
         let elements = (h + 1) * o;
+        let gradient_blocks = elements.div_ceil(READOUT_COLUMNS) * chunks;
         let arguments = ReadoutBackwardArguments {
             hidden: hidden.address(),
             w: packed.at(weights.readout[0], 4 * h * o),
@@ -70,12 +75,15 @@ impl Cuda {
             o: o as u32,
             chunk: chunk as u32,
             chunks: chunks as u32,
+            gradient_blocks: gradient_blocks as u32,
         };
         let action = "run the read-out backward";
-        self.elementwise(action, &kernels.readout_d_hidden, &arguments, rows * h)?;
-        let blocks = [elements.div_ceil(128), chunks, 1];
-        self.launch(action, &kernels.readout_gradient, &arguments, blocks, 128, 0)?;
-        self.elementwise(action, &kernels.readout_reduce, &arguments, elements)
+        let blocks = [gradient_blocks + (rows * h).div_ceil(256), 1, 1];
+        self.launch(action, &kernels.readout_backward, &arguments, blocks, 256, 0)?;
+        match chunks {
+            0 | 1 => Ok(()),
+            _ => self.elementwise(action, &kernels.readout_reduce, &arguments, elements),
+        }
     }
 
     /// `[loss, right among the counted, counted]`.
@@ -90,7 +98,7 @@ impl Cuda {
         let (metrics, _metrics) = Span::of_mut(metrics, self.stream());
         self.over_labels(labelled, |arguments| {
             let arguments = LossArguments { metrics: metrics.address(), ..arguments };
-            self.launch("find the cross entropy", kernel, &arguments, [1; 3], 256, 0)
+            self.launch("find the cross entropy", kernel, &arguments, [1; 3], LOSS_THREADS as u32, 0)
         })
     }
 
@@ -112,6 +120,35 @@ impl Cuda {
             let (d_loss, d_logits) = (d_loss.address(), d_logits.address());
             let arguments = LossArguments { d_loss, d_logits, ..arguments };
             self.elementwise("run the cross entropy backward", kernel, &arguments, arguments.rows as usize)
+        })
+    }
+
+    /// Both of them, the gradient of the loss being `d_loss`; the same bits.
+    pub(super) fn loss_and_gradient(
+        &self,
+        labelled: &Labelled<'_, Self>,
+        metrics: &mut CudaViewMut<'_, f32>,
+        d_loss: &CudaView<'_, f32>,
+        d_logits: &mut CudaViewMut<'_, f32>,
+    ) -> Result<()> {
+        if labelled.targets.len() > LOSS_THREADS {
+            self.loss(labelled, metrics)?;
+            return self.loss_backward(labelled, d_loss, d_logits);
+        }
+        check_len("metrics", metrics.len(), 3)?;
+        check_len("d_loss", d_loss.len(), 1)?;
+        check_len("d_logits", d_logits.len(), labelled.logits.len())?;
+        self.own("metrics", metrics)?;
+        self.own("d_loss", d_loss)?;
+        self.own("d_logits", d_logits)?;
+        let kernel = &self.training()?.kernels.cross_entropy;
+        let (metrics, _metrics) = Span::of_mut(metrics, self.stream());
+        let (d_loss, _d_loss) = Span::of(d_loss, self.stream());
+        let (d_logits, _d_logits) = Span::of_mut(d_logits, self.stream());
+        self.over_labels(labelled, |arguments| {
+            let [metrics, d_loss, d_logits] = [metrics, d_loss, d_logits].map(Span::address);
+            let arguments = LossArguments { metrics, d_loss, d_logits, ..arguments };
+            self.launch("find the cross entropy", kernel, &arguments, [1; 3], LOSS_THREADS as u32, 0)
         })
     }
 
@@ -184,7 +221,8 @@ impl Cuda {
             state: state.address(),
             norm: norm.address(),
             sums: scratch.at(0, 8 * NORM_BLOCKS),
-            factors: scratch.at(8 * NORM_BLOCKS, ADAM_BYTES - 8 * NORM_BLOCKS),
+            factors: scratch.at(8 * NORM_BLOCKS, 4 * 4),
+            arrived: scratch.at(ADAM_BYTES - 4, 4),
             len: len as u64,
             clip: config.clip.unwrap_or(f64::INFINITY),
             beta1: config.beta1,
@@ -192,9 +230,15 @@ impl Cuda {
             rate: rate.address(),
             epsilon: config.epsilon as f32,
         };
-        self.launch("find the norm", &kernels.square_sums, &arguments, [NORM_BLOCKS, 1, 1], 256, 0)?;
-        self.launch("decide on an update", &kernels.decide, &arguments, [1; 3], NORM_BLOCKS as u32, 0)?;
-        self.elementwise("update the parameters", &kernels.update, &arguments, len)
+        self.launch(
+            "find the norm",
+            &kernels.gradient_norm,
+            &arguments,
+            [NORM_BLOCKS, 1, 1],
+            NORM_BLOCKS as u32,
+            0,
+        )?;
+        self.elementwise("update the parameters", &kernels.update, &arguments, len.div_ceil(4))
     }
 
     /// Refuses more rows than a kernel counts.

@@ -1,13 +1,13 @@
-//! The weights of a model, packed: where each layer lies in one buffer, and the launches that fill it.
+//! The weights of a model, packed: where each layer lies in one buffer, and the launch that fills it.
 
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::{CudaSlice, CudaStream, CudaView};
 
 use super::Cuda;
-use super::arguments::{PackArguments, PackBiasArguments};
-use super::launch::{self, Span};
-use super::storage::{ALIGNMENT, Layer, Sizes};
+use super::arguments::{PackArguments, PackLayer};
+use super::launch::Span;
+use super::storage::{Layer, Sizes};
 use crate::backend::check::check_len;
 use crate::backend::{Backend as _, Pass};
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub struct CudaWeights {
     pub(super) leaf: Layer,
     /// The merge, then the unary layers.
     pub(super) stages: Vec<Layer>,
-    /// Bytes at which `W_out`, `[H, O]`, and `b_out`, `[O]`, begin: f32 in every storage.
+    /// Bytes at which `W_out`, `[H, O]`, and behind it `b_out`, `[O]`, begin: f32 in every storage.
     pub(super) readout: [usize; 2],
     pub(super) buffer: CudaSlice<u8>,
     /// Of weights with a way back.
@@ -37,6 +37,9 @@ pub(super) struct ReadoutPartial {
     /// `[chunks, (H + 1) * O]`.
     pub sums: Mutex<CudaSlice<f32>>,
 }
+
+/// Numbers of the read-out that a block copies.
+const COPIED: usize = 1024;
 
 /// Numbers of the read-out's partial sums, at most, where more than one chunk is cut.
 const MOST_PARTIAL: usize = 1 << 22;
@@ -60,7 +63,7 @@ impl CudaWeights {
         let unary = |unary| Layer::place(&sizes, unary, 1, backward, &mut end);
         stages.extend(layout.unary.iter().map(unary));
         let w = end;
-        let b = (w + 4 * layout.readout.w.len()).next_multiple_of(ALIGNMENT);
+        let b = w + 4 * layout.readout.w.len();
         let buffer = cuda.alloc(b + 4 * layout.readout.b.len())?;
         let readout_partial = backward.then(|| ReadoutPartial::new(cuda, config)).transpose()?;
         Ok(CudaWeights {
@@ -95,39 +98,49 @@ impl CudaWeights {
         }
         cuda.recordable()?;
         let CudaWeights { layout, sizes, leaf, stages, readout, buffer, .. } = self;
-        let kernels = cuda.kernels();
         let (from, _from) = Span::of(parameters, cuda.stream());
         let (to, _to) = Span::of_mut(buffer, cuda.stream());
         let flat = |range: &std::ops::Range<usize>| from.at(4 * range.start, 4 * range.len());
-        for layer in std::iter::once(&*leaf).chain(&*stages) {
+        let row_bytes = |elements: usize| sizes.storage.row_bytes(elements);
+        let mut layers = std::iter::once(&*leaf).chain(&*stages).peekable();
+        // The read-out is one piece in both; it goes with the first launch.
+        let mut copied = layout.readout.w.start..layout.readout.b.end;
+        while layers.peek().is_some() {
+            let mut blocks = 0;
+            let packs = std::array::from_fn(|_| {
+                let Some(layer) = layers.next() else {
+                    return PackLayer { first: u32::MAX, ..Default::default() };
+                };
+                let first = blocks as u32;
+                blocks += layer.stages;
+                let transposed = layer.transposed.map_or(0, |transposed| {
+                    blocks += transposed.stages;
+                    to.at(transposed.weights, row_bytes(transposed.elements))
+                });
+                PackLayer {
+                    w: flat(&layer.from.w),
+                    b: flat(&layer.from.b),
+                    packed: to.at(layer.weights, row_bytes(layer.elements)),
+                    transposed,
+                    bias: to.at(layer.bias, 4 * layer.bias_elements),
+                    first,
+                    gates: layer.gates as u32,
+                    segments: layer.segments as u32,
+                    segment: layer.segment as u32,
+                    padded: layer.padded as u32,
+                }
+            });
             let arguments = PackArguments {
-                w: flat(&layer.from.w),
-                packed: to.at(layer.weights, sizes.storage.row_bytes(layer.elements)),
-                units: sizes.hidden as u32,
-                gates: layer.gates as u32,
-                segments: layer.segments as u32,
-                segment: layer.segment as u32,
-                padded: layer.padded as u32,
+                layers: packs,
+                readout: flat(&copied),
+                packed_readout: to.at(readout[0], 4 * copied.len()),
+                readout_len: copied.len() as u64,
+                readout_first: blocks as u32,
+                hidden_size: sizes.hidden as u32,
             };
-            cuda.elementwise("pack weights", &kernels.pack, &arguments, layer.elements)?;
-            if let Some(transposed) = layer.transposed {
-                let bytes = sizes.storage.row_bytes(transposed.elements);
-                let arguments = PackArguments { packed: to.at(transposed.weights, bytes), ..arguments };
-                let pack = &cuda.training()?.kernels.pack_transposed;
-                cuda.elementwise("pack weights", pack, &arguments, transposed.elements)?;
-            }
-            let arguments = PackBiasArguments {
-                b: flat(&layer.from.b),
-                packed: to.at(layer.bias, 4 * layer.bias_elements),
-                units: sizes.hidden as u32,
-                gates: layer.gates as u32,
-            };
-            cuda.elementwise("pack a bias", &kernels.pack_bias, &arguments, layer.bias_elements)?;
-        }
-        for (range, start) in [&layout.readout.w, &layout.readout.b].into_iter().zip(*readout) {
-            let bytes = 4 * range.len();
-            let copied = launch::copy(cuda.target(), flat(range), to.at(start, bytes), bytes);
-            copied.map_err(|error| cuda.failed("copy the read-out", error))?;
+            let blocks = [blocks + copied.len().div_ceil(COPIED), 1, 1];
+            cuda.launch("pack weights", &cuda.kernels().pack, &arguments, blocks, 256, 0)?;
+            copied.end = copied.start;
         }
         Ok(())
     }
