@@ -248,9 +248,10 @@ fn count(body: &[String], names: &[&str]) -> usize {
 }
 
 /// The main loops of merge and unary, forward and backward, and of the weights' gradient, on tensor cores, are made of
-/// tensor work: nothing in local memory, no FFMA and no special function, and but for RNN cells at least 36 % HMMA. Two
-/// exceptions: the weights' gradient, 30 %, whose loop holds the sum of dz too, which one row of blocks runs; and tiles of 32
-/// rows, which are for steps that no number of instructions fills a chip with.
+/// tensor work: nothing in local memory, no FFMA and no special function, and but for RNN cells at least 36 % HMMA. Three
+/// exceptions: the weights' gradient, 30 %, whose loop holds the sum of dz too, which one row of blocks runs; tiles of 64 rows,
+/// 32 %, half of whose loop brings what it multiplies, and which an H200 was no slower for; and tiles of 32 rows, which are
+/// for steps that no number of instructions fills a chip with.
 #[test]
 fn main_loops_multiply() {
     let nvdisasm = Path::new(TOOLS).join("nvdisasm");
@@ -301,7 +302,11 @@ fn main_loops_multiply() {
                 check("local memory", &["LDL", "STL"]);
                 check("FFMA", &["FFMA", "FFMA2"]);
                 check("special functions", &["MUFU"]);
-                let least = if name == "weight_gradient" { 0.30 } else { HMMA_SHARE };
+                let least = match name.as_str() {
+                    "weight_gradient" => 0.30,
+                    name if name.ends_with("_64") => 0.32,
+                    _ => HMMA_SHARE,
+                };
                 if !name.contains("_rnn_") && !name.ends_with("_32") && share < least {
                     wrong.push(format!(
                         "{image} {name} sm_{arch}: HMMA are {:.1} % of the main loop",

@@ -196,16 +196,17 @@ __device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operan
                     }
                     end_group();
                 };
-                // Where copies are many, tensor cores get work before they are started.
-                constexpr bool kLate = !Tile<kTile>::kNarrow;
-                if (!kLate) {
+                if constexpr (Storage::kPlanes == 1 && !Tile<kTile>::kNarrow) { // copies are many: first some work for the tensor cores
+                    multiply(ring + slot * kBytes, 0);
                     copy_next();
-                }
-                multiply(ring + slot * kBytes, 0);
-                if (kLate) {
+                    multiply(ring + slot * kBytes, 1);
+                } else {
                     copy_next();
+#pragma unroll(Storage::kPlanes == 1 ? 2 : 1)
+                    for (uint32_t half = 0; half < 2; ++half) {
+                        multiply(ring + slot * kBytes, half);
+                    }
                 }
-                multiply(ring + slot * kBytes, 1);
                 --left;
             }
         }
@@ -363,9 +364,10 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
         }
         const uint32_t unit = Product::unit(), row = Product::row(0);
         const uint32_t piece = Ring::kInputBytes + unit / kBlockUnits * Ring::kPieceStep + unit % kBlockUnits * 4;
+        const bool live = operands.block + unit / kBlockUnits < operands.blocks; // else there are no such units
         for_stages<Storage, kGates, kTile, kInputs>(ring, operands, number_rows, [&](uint32_t stage, uint32_t half) {
             constexpr uint32_t kChunks = kStageK / 2 / 4;
-            for (uint32_t chunk = half * kChunks; chunk < (half + 1) * kChunks; ++chunk) {
+            for (uint32_t chunk = half * kChunks; live && chunk < (half + 1) * kChunks; ++chunk) {
                 float a[kRows][4];
 #pragma unroll
                 for (int i = 0; i < kRows; ++i) {
