@@ -63,7 +63,7 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
         Ffma::load4(b[gate], arguments.bias + gate * units + unit, 0);
     }
     // Several quads' c are on their way together: after a store the compiler may hoist no load.
-    constexpr int kBatch = Z::kQuads < 4 ? Z::kQuads : Storage::kPlanes > 1 && kTile == 128 ? 2 : 4;
+    constexpr int kBatch = Z::kQuads < 4 ? Z::kQuads : 4;
 #pragma unroll
     for (int first = 0; first < Z::kQuads; first += kBatch) {
         float c_in[kBatch][kStates + 1][4];

@@ -41,12 +41,8 @@ struct LossRow {
           loss(__fsub_rn(logf(sum), __fsub_rn(logit(logits, target, o), logits[best]))) {}
 
     // d_logits += d_loss (softmax - one-hot) / rows; NaN where the row's loss is not finite, so that it reaches the norm.
-    __device__ void add_gradient(const LossArguments& arguments, uint32_t row) const {
-        float* d_logits = arguments.d_logits + size_t(row) * o;
-        float scale = __fdiv_rn(arguments.d_loss[0], static_cast<float>(arguments.rows));
-        if (!isfinite(loss)) {
-            scale = __int_as_float(0x7fffffff);
-        }
+    __device__ void add_gradient(float* d_logits, float scale) const {
+        scale = isfinite(loss) ? scale : __int_as_float(0x7fffffff);
         for (uint32_t i = 0; i < o; ++i) {
             const float share = __fdiv_rn(expf(__fsub_rn(logits[i], logits[best])), sum);
             d_logits[i] = __fadd_rn(d_logits[i], __fmul_rn(scale, __fsub_rn(share, i == target ? 1.0f : 0.0f)));
@@ -54,29 +50,35 @@ struct LossRow {
     }
 };
 
+__device__ inline float gradient_scale(const LossArguments& arguments) {
+    return __fdiv_rn(arguments.d_loss[0], static_cast<float>(arguments.rows));
+}
+
 // With the gradient where there is a place for it.
-extern "C" __global__ void __launch_bounds__(kLossThreads) cross_entropy(const __grid_constant__ LossArguments arguments) {
+extern "C" __global__ void __launch_bounds__(kLossThreads, 1) cross_entropy(const __grid_constant__ LossArguments arguments) {
     await_last_launch();
     __shared__ double scratch[kLossThreads];
-    double loss = 0.0, right = 0.0, counted = 0.0;
+    double loss = 0.0;
+    uint32_t right = 0, counted = 0;
+    const float scale = arguments.d_logits != nullptr ? gradient_scale(arguments) : 0.0f;
     for (uint32_t i = threadIdx.x; i < arguments.rows; i += kLossThreads) {
         const LossRow row(arguments, i);
         loss += row.loss;
         if (arguments.mask[i] != 0) {
-            counted += 1.0;
-            right += row.best == row.target && row.sum == row.sum ? 1.0 : 0.0; // a NaN among the logits makes the sum one
+            counted += 1;
+            right += row.best == row.target && row.sum == row.sum; // a NaN among the logits makes the sum one
         }
         if (arguments.d_logits != nullptr) {
-            row.add_gradient(arguments, i);
+            row.add_gradient(arguments.d_logits + size_t(i) * row.o, scale);
         }
     }
     loss = block_sum<kLossThreads>(loss, scratch);
-    right = block_sum<kLossThreads>(right, scratch);
-    counted = block_sum<kLossThreads>(counted, scratch);
+    const double all_right = block_sum<kLossThreads>(static_cast<double>(right), scratch);
+    const double all_counted = block_sum<kLossThreads>(static_cast<double>(counted), scratch);
     if (threadIdx.x == 0) {
         arguments.metrics[0] = static_cast<float>(loss / arguments.rows);
-        arguments.metrics[1] = static_cast<float>(right);
-        arguments.metrics[2] = static_cast<float>(counted);
+        arguments.metrics[1] = static_cast<float>(all_right);
+        arguments.metrics[2] = static_cast<float>(all_counted);
     }
 }
 
@@ -84,6 +86,6 @@ extern "C" __global__ void cross_entropy_backward(const __grid_constant__ LossAr
     await_last_launch();
     const uint32_t row = blockIdx.x * blockDim.x + threadIdx.x;
     if (row < arguments.rows) {
-        LossRow(arguments, row).add_gradient(arguments, row);
+        LossRow(arguments, row).add_gradient(arguments.d_logits + size_t(row) * arguments.o, gradient_scale(arguments));
     }
 }

@@ -70,11 +70,17 @@ __device__ inline void pack_layers(const PackArguments& arguments) {
     __shared__ float tile[kMostTile];
     if (blockIdx.x >= arguments.readout_first) {
         const size_t first = size_t(blockIdx.x - arguments.readout_first) * kPackThreads * kCopied + threadIdx.x;
+        float next[kCopied];
+#pragma unroll
+        for (int i = 0; i < kCopied; ++i) {
+            const size_t at = first + i * kPackThreads;
+            next[i] = at < arguments.readout_len ? arguments.readout[at] : 0.0f;
+        }
 #pragma unroll
         for (int i = 0; i < kCopied; ++i) {
             const size_t at = first + i * kPackThreads;
             if (at < arguments.readout_len) {
-                arguments.packed_readout[at] = arguments.readout[at];
+                arguments.packed_readout[at] = next[i];
             }
         }
         return;

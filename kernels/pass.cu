@@ -16,14 +16,14 @@
 
 LAYERS(32)
 LAYERS(64)
-#if PR_LSTM_STORAGE != 3
+#if PR_LSTM_STORAGE < 2 // f32 by planes was no faster so
 LAYERS(128)
 #endif
 
 KERNEL(tokens_lstm, TokensArguments, tokens_forward<Storage, Cell::Lstm, false>)
 KERNEL(tokens_rnn, TokensArguments, tokens_forward<Storage, Cell::Rnn, false>)
 KERNEL(input, InputArguments, store_input<Storage>)
-KERNEL(pack, PackArguments, pack_layers<Storage>)
+BLOCKS(pack, kPackThreads, 4, PackArguments, pack_layers<Storage>)
 KERNEL(collect, CollectArguments, collect_hidden<Storage>)
 KERNEL(read_states, StatesArguments, transfer_states<Storage, true>)
 KERNEL(write_states, StatesArguments, transfer_states<Storage, false>)

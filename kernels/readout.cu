@@ -32,7 +32,11 @@ __device__ inline void readout_of(const ReadoutArguments& arguments) {
         }
     };
     const uint32_t row = threadIdx.x / (kColumns / kEach), column = threadIdx.x % (kColumns / kEach) * kEach;
-    float y[kEach] = {};
+    float y[kEach] = {}, b[kEach];
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+        b[j] = first + column + j < arguments.o ? arguments.b[first + column + j] : 0.0f;
+    }
     fetch(0);
     for (uint32_t k0 = 0; k0 < arguments.h; k0 += kStep) {
 #pragma unroll
@@ -51,7 +55,7 @@ __device__ inline void readout_of(const ReadoutArguments& arguments) {
         }
         if (row < kRows) {
             const uint32_t steps = min(arguments.h - k0, uint32_t(kStep));
-#pragma unroll 8
+#pragma unroll(32 / kEach)
             for (uint32_t k = 0; k < steps; ++k) {
 #pragma unroll
                 for (int j = 0; j < kEach; ++j) {
@@ -66,7 +70,7 @@ __device__ inline void readout_of(const ReadoutArguments& arguments) {
         for (int j = 0; j < kEach; ++j) {
             const uint32_t o = first + column + j;
             if (o < arguments.o) {
-                arguments.y[size_t(start + row) * arguments.o + o] = __fadd_rn(y[j], arguments.b[o]);
+                arguments.y[size_t(start + row) * arguments.o + o] = __fadd_rn(y[j], b[j]);
             }
         }
     }
@@ -134,7 +138,7 @@ __device__ inline void readout_gradient(const ReadoutBackwardArguments& argument
 }
 
 // Blocks of dW and db, then d_hidden, a thread an element.
-extern "C" __global__ void __launch_bounds__(kBackwardThreads)
+extern "C" __global__ void __launch_bounds__(kBackwardThreads, 4)
 readout_backward(const __grid_constant__ ReadoutBackwardArguments arguments) {
     await_last_launch();
     if (blockIdx.x < arguments.gradient_blocks) {
@@ -156,7 +160,8 @@ readout_backward(const __grid_constant__ ReadoutBackwardArguments arguments) {
     }
 }
 
-extern "C" __global__ void readout_reduce(const __grid_constant__ ReadoutBackwardArguments arguments) {
+extern "C" __global__ void __launch_bounds__(kReduceThreads, 8)
+readout_reduce(const __grid_constant__ ReadoutBackwardArguments arguments) {
     await_last_launch();
     const uint32_t elements = (arguments.h + 1) * arguments.o, i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < elements) {

@@ -4,6 +4,7 @@
 #include "common/arguments.cuh"
 #include "common/storage.cuh"
 
+constexpr int kReduceThreads = 128;
 constexpr int kReduceLoads = 8;
 
 // Adds the chunks of `kWide` neighbours, `step` numbers apart; one of 16 bytes is aligned to them.

@@ -34,5 +34,5 @@ ELEMENTWISE(lstm, Cell::Lstm)
 ELEMENTWISE(rnn, Cell::Rnn)
 
 TILED(weight_gradient, 128, WeightGradientArguments, weight_gradient_of<Storage>)
-KERNEL(token_gradient, TokenGradientArguments, token_gradient_of<Storage>)
-KERNEL(reduce, ReduceArguments, reduce_gradient)
+BLOCKS(token_gradient, kTokenThreads, 4, TokenGradientArguments, token_gradient_of<Storage>)
+BLOCKS(reduce, kReduceThreads, 8, ReduceArguments, reduce_gradient)

@@ -25,3 +25,9 @@ using Storage = Ffma;
     extern "C" __global__ void __launch_bounds__(Tile<tile>::kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
         __VA_ARGS__(arguments);                                                                                  \
     }
+// Of so many threads, so many blocks a multiprocessor: registers enough for all loads that are to be under way at once.
+#define BLOCKS(name, threads, blocks, Arguments, ...)                                                                 \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments arguments) { \
+        await_last_launch();                                                                                          \
+        __VA_ARGS__(arguments);                                                                                       \
+    }

@@ -23,8 +23,19 @@ pub enum Storage {
 
 impl Storage {
     pub const ALL: [Storage; 4] = [Storage::Bf16, Storage::F16, Storage::Split, Storage::Ffma];
-    /// Those with tiles of 128 rows beside those of 64.
-    pub const TILED: [Storage; 3] = [Storage::Bf16, Storage::F16, Storage::Split];
+    /// Every way, in every tile.
+    pub const TILES: [(Storage, usize); 10] = [
+        (Storage::Bf16, 32),
+        (Storage::Bf16, 64),
+        (Storage::Bf16, 128),
+        (Storage::F16, 32),
+        (Storage::F16, 64),
+        (Storage::F16, 128),
+        (Storage::Split, 32),
+        (Storage::Split, 64),
+        (Storage::Ffma, 32),
+        (Storage::Ffma, 64),
+    ];
 
     /// Those that models can be trained in.
     pub const TRAINED: [Storage; 3] = [Storage::Bf16, Storage::Split, Storage::Ffma];

@@ -124,10 +124,11 @@ fn tiles_give_the_same_bits() {
     let models = models(&mut random, 40, &[33, 80, 16]);
     let device = Device::take();
     for storage in Storage::ALL {
-        let mut tiles = vec![32, 64];
-        if Storage::TILED.contains(&storage) && device.tiled(storage, 128).is_some() {
-            tiles.push(128);
-        }
+        let tiles: Vec<usize> = Storage::TILES
+            .into_iter()
+            .filter(|&(of, tile)| of == storage && device.tiled(storage, tile).is_some())
+            .map(|(_, tile)| tile)
+            .collect();
         for (round, (config, flat)) in models.iter().enumerate() {
             // More than a tile of any kind, and not a whole number of them.
             let lengths = if round % 2 == 0 { vec![4; 90] } else { lengths(&mut random, 90, 5) };

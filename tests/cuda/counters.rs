@@ -91,11 +91,7 @@ fn no_path_meets_a_bank_twice() {
     let flat = narrow(&parameters(&config, &mut random, 1.0));
     let batch = Batch::tokens(&mut random, &[2; ROWS], 2);
     let schedule = schedule(&[2; ROWS], &Outputs::Last);
-    for (storage, tile) in Storage::TILED
-        .into_iter()
-        .flat_map(|storage| [32, 64, 128].map(|tile| (storage, tile)))
-        .chain([(Storage::Ffma, 32), (Storage::Ffma, 64)])
-    {
+    for (storage, tile) in Storage::TILES {
         let Some(cuda) = device.tiled(storage, tile) else { continue };
         let runner = Runner::new(&cuda, &config, &flat);
         device.launches();

@@ -189,6 +189,9 @@ fn many_rows_follow_the_oracle() {
     let base = Shape { time: 2, hidden: 2, input: 2, outputs: 1, ..BASE };
     let rnn = Case::draw(210, Shape { cell: Cell::Rnn, layers: 0, batch: 66_000, dense: false, ..base });
     let lstm = Case::draw(211, Shape { cell: Cell::Lstm, layers: 1, batch: 16_500, ..base });
+    // Tokens in chunks of their own, other ones than their bias, and in two blocks of columns.
+    let words = Shape { hidden: 100, input: 20, layers: 0, batch: 500, dense: false, ..base };
+    check(&[Case::draw(212, words)], &Storage::TRAINED, 0.2);
     check(&[rnn], &[Storage::Bf16, Storage::Ffma], 0.2);
     check(&[lstm], &Storage::TRAINED, 0.2);
 }

@@ -213,7 +213,7 @@ impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>, device: &Device, storage: Storage) -> Result<Self> {
         let module = Module::load(context, device, storage.image())?;
         let readout = Module::load(context, device, "readout")?;
-        let most = if storage == Storage::Ffma { Tile::Rows64 } else { Tile::Rows128 };
+        let most = storage.widest();
         Ok(Kernels {
             cells: Cells::load(&module, storage, most)?,
             input: module.function("input")?,

@@ -90,6 +90,14 @@ impl Storage {
         }
     }
 
+    /// The widest tile that its products are made in.
+    pub(super) fn widest(self) -> Tile {
+        match self {
+            Storage::Bf16 | Storage::F16 => Tile::Rows128,
+            Storage::Split | Storage::Ffma => Tile::Rows64,
+        }
+    }
+
     /// Planes of elements that make a number.
     fn planes(self) -> usize {
         if self == Storage::Split { 3 } else { 1 }

@@ -57,7 +57,7 @@ impl TrainingKernels {
         let readout = Module::load(context, device, "readout")?;
         let loss = Module::load(context, device, "loss")?;
         let adam = Module::load(context, device, "adam")?;
-        let most = if storage == Storage::Bf16 { Tile::Rows128 } else { Tile::Rows64 };
+        let most = storage.widest();
         let transposed =
             |name: &str| module.by_tile(name, most, |tile| storage.transposed_shared_bytes(tile));
         let gather =

@@ -82,7 +82,7 @@ impl Cuda {
         self.launch(action, &kernels.readout_backward, &arguments, blocks, 256, 0)?;
         match chunks {
             0 | 1 => Ok(()),
-            _ => self.elementwise(action, &kernels.readout_reduce, &arguments, elements),
+            _ => self.threads(action, &kernels.readout_reduce, &arguments, elements, 128),
         }
     }
 
