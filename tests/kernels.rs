@@ -248,10 +248,10 @@ fn count(body: &[String], names: &[&str]) -> usize {
 }
 
 /// The main loops of merge and unary, forward and backward, and of the weights' gradient, on tensor cores, are made of
-/// tensor work: nothing in local memory, no FFMA and no special function, and but for RNN cells at least 36 % HMMA. Three
-/// exceptions: the weights' gradient, 30 %, whose loop holds the sum of dz too, which one row of blocks runs; tiles of 64 rows,
-/// 32 %, half of whose loop brings what it multiplies, and which an H200 was no slower for; and tiles of 32 rows, which are
-/// for steps that no number of instructions fills a chip with.
+/// tensor work: nothing in local memory, no FFMA and no special function, and but for RNN cells at least 36 % HMMA in
+/// merge and unary of 128 rows. The exceptions are those that an H200 was faster with: tiles of 64 rows, half of whose loop
+/// brings what it multiplies, 31 %; products backward, of 64 columns and not 128, 30 and 21 %; the weights' gradient, 27 %,
+/// whose loop holds the sum of dz too; and tiles of 32 rows, for steps that no number of instructions fills a chip with.
 #[test]
 fn main_loops_multiply() {
     let nvdisasm = Path::new(TOOLS).join("nvdisasm");
@@ -303,8 +303,10 @@ fn main_loops_multiply() {
                 check("FFMA", &["FFMA", "FFMA2"]);
                 check("special functions", &["MUFU"]);
                 let least = match name.as_str() {
-                    "weight_gradient" => 0.30,
-                    name if name.ends_with("_64") => 0.32,
+                    "weight_gradient" => 0.27,
+                    name if name.starts_with("into_") && name.ends_with("_64") => 0.21,
+                    name if name.starts_with("into_") => 0.30,
+                    name if name.ends_with("_64") => 0.31,
                     _ => HMMA_SHARE,
                 };
                 if !name.contains("_rnn_") && !name.ends_with("_32") && share < least {
