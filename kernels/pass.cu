@@ -16,7 +16,7 @@
 
 LAYERS(32)
 LAYERS(64)
-#if PR_LSTM_STORAGE < 2 // f32 by planes was no faster so
+#if PR_LSTM_STORAGE < 2 // f32 was no faster so
 LAYERS(128)
 #endif
 

@@ -3,7 +3,7 @@
 // A block owns a tile of dW, kM inputs by 128 columns, over one chunk of rows; which rows are in a chunk depends on their
 // number only. Both operands lie row by row, and rows are k here, so tensor cores read both transposed. The tile is added
 // to memory every 1024 rows: a tensor core's own sum truncates. `reduce` adds the chunks in their order: no atomics, the
-// same bits run after run. Memory a block: its rows' inputs and dz, 128 of each a row.
+// same bits run after run. Memory a block: its rows' inputs and dz, of a row 128 dz and as many inputs, in f32 64.
 #pragma once
 #include "common/arguments.cuh"
 #include "common/product.cuh"

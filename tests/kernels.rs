@@ -178,6 +178,14 @@ fn ptx_holds_nothing_that_is_forbidden() {
             let body = ptx.split(&format!(".entry {name}(")).nth(1).unwrap_or_default();
             let body = body.split(".entry ").next().unwrap_or_default();
             assert_eq!(body.contains("griddepcontrol.wait;"), base >= 90, "{file}: {name}");
+            let (before, _) = body.split_once("griddepcontrol.wait;").unwrap_or_default();
+            let writes = |opcode: &str| {
+                ["st.global", "st.volatile.global", "atom.", "red."]
+                    .iter()
+                    .any(|start| opcode.starts_with(start))
+            };
+            let early: Vec<_> = opcodes(before).filter(|(_, opcode)| writes(opcode)).collect();
+            assert!(early.is_empty(), "{file}: {name} writes before it waits: {early:?}");
         }
         assert!(
             opcodes(&ptx).any(|(_, opcode)| {

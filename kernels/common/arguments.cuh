@@ -73,7 +73,7 @@ struct WeightGradientArguments {
     float* w;               // [chunks, segments * segment, n]
     float* b;               // [chunks, n]
     uint32_t width, rows, count, segment, segments, n;
-    uint32_t chunk;         // rows of a chunk, a multiple of 2048
+    uint32_t chunk;         // rows of a chunk, a multiple of 1024
 };
 
 // dW of the leaf of tokens: the sum of the dz of a token's rows.

@@ -135,7 +135,7 @@ impl Cuda {
         if !self.kernels().has(tile) {
             return Err(Error::Unavailable {
                 what: format!("a tile of {rows} rows for {}", self.storage().path()),
-                why: format!("sm_{} has no kernels of it: use 64", self.device().chip),
+                why: format!("it has no kernels of it on sm_{}: use 64", self.device().chip),
             });
         }
         Ok(Cuda { tile: Some(tile), ..self })
@@ -343,7 +343,9 @@ impl Cuda {
         self.threads(action, kernel, arguments, elements, 256)
     }
 
-    /// Launches a kernel on so many rows, in tiles that suit them; so many packed blocks beside each other.
+    /// Launches a kernel on so many rows, in tiles that suit them; so many packed blocks beside each other. It reads packed
+    /// weights and lists before it waits for the launch before it, which must not write them: between packing and a tile there
+    /// is a launch always, of leaves, of dense input or of gradients.
     fn tiled<A: Arguments>(
         &self,
         action: &str,
