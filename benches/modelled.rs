@@ -1,7 +1,7 @@
 //! What the passes of the targets would take on a card by what their launches count on the virtual GPU: *modelled,
 //! uncalibrated*, never measured. H = 256, R = 1, bf16.
 //!
-//! `cargo bench --features gpu-benches --bench modelled` prints tables in Markdown: alike launches with their bound, and the
+//! `PR_LSTM_VIRTUAL_GPU_CHIP=sm_90 cargo bench --features gpu-benches --bench modelled` prints tables in Markdown: alike launches with their bound, and the
 //! sum. Needs no GPU. As a test it runs small. The training step is run whole. The forward pass would take too long: a launch
 //! of each kernel on whole tiles is counted, and every block of the schedule's launches is taken to count as its blocks do.
 
@@ -169,6 +169,12 @@ fn main() -> Result<()> {
     let whole = std::env::args().any(|argument| argument == "--bench");
     let cuda = Cuda::new(0)?.with_dtype(Dtype::Bf16)?;
     println!("{CARD:#?}");
+    let chip = format!("sm_{}", cuda.device().chip);
+    if chip != CHIP {
+        println!(
+            "counted on kernels for {chip}, not {CHIP}: PR_LSTM_VIRTUAL_GPU_CHIP={CHIP} gives the card's"
+        );
+    }
     let inference = registers(&["bf16", "readout"])?;
     let training = registers(&["train_bf16", "readout", "loss", "adam"])?;
     // Packing alone is of the other image.

@@ -203,7 +203,7 @@ struct AdamArguments {
     uint64_t* state;   // steps taken, first bad step or 0
     float* norm;       // of the gradient before clipping
     double* sums;      // [kNormBlocks] of squares
-    float* factors;    // [4]: of the gradient; 1 / corrections of m and v; whether to update
+    float* factors;    // [4]: of the gradient; corrections of m and v; whether to update
     uint32_t* arrived; // [1], 0: blocks whose sum is there
     uint64_t len;
     double clip;       // most norm, or infinity
