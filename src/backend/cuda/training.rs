@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use cudarc::driver::{CudaContext, CudaFunction, CudaSlice};
 
 use super::driver::Device;
-use super::kernels::{ByTile, Cells, Kind, Module, Tile, TiledKernel, index};
+use super::kernels::{ByTile, Cells, Kind, Module, TiledKernel, index};
 use super::storage::Storage;
 use crate::error::{Error, Result};
 use crate::model::Cell;
