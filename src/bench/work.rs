@@ -34,8 +34,10 @@ impl Contender {
     /// Those of a case.
     pub fn of(case: &Case) -> Vec<Contender> {
         let dtypes: &[Dtype] = match case {
-            Case::Step { .. } | Case::Scan { .. } | Case::Stream { .. } => &[Dtype::F32, Dtype::Bf16],
-            Case::Training { .. } | Case::Task { .. } | Case::Gate { .. } => &[Dtype::F32],
+            Case::Step { .. } | Case::Scan { .. } | Case::Stream { .. } | Case::Gate { .. } => {
+                &[Dtype::F32, Dtype::Bf16]
+            }
+            Case::Training { .. } | Case::Task { .. } => &[Dtype::F32],
         };
         let all = case
             .algorithms()

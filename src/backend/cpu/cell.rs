@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::BLOCK;
-use super::gates::{relu, sigmoid, tanh};
+use super::gates::relu;
 use super::lanes::Lanes;
 use super::memory::{Index, Matrix, prefetch};
 use super::pack::PackedLinear;
@@ -161,12 +161,12 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         // SAFETY: passed on; rows of states have whole blocks.
         unsafe {
             let z = self.z(acc, block, half, places.row);
-            let mut c = sigmoid(z[0]).mul(tanh(z[1]));
+            let mut c = H::sigmoid(z[0]).mul(H::tanh(z[1]));
             for n in 0..N {
-                c = sigmoid(z[3 + n]).fma(L::load(places.previous[n].add(unit)), c);
+                c = H::sigmoid(z[3 + n]).fma(L::load(places.previous[n].add(unit)), c);
             }
             c.store(places.c.add(unit));
-            [c, sigmoid(z[2])]
+            [c, H::sigmoid(z[2])]
         }
     }
 
@@ -183,7 +183,7 @@ impl<I: Product, const N: usize, H: Stored> CellForward<'_, I, N, H> {
         places: &StatePlaces<N, H>,
     ) {
         // SAFETY: passed on.
-        unsafe { self.store(o.mul(tanh(c)), block, half, places) }
+        unsafe { self.store(o.mul(H::tanh(c)), block, half, places) }
     }
 
     /// From a row's sums to `h` of the RNN.

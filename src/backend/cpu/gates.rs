@@ -37,9 +37,8 @@ fn exp_of_negative<L: Lanes>(y: L) -> Exp<L> {
 fn reciprocal<L: Lanes>(d: L) -> L {
     // The quadratic of least relative error on [1, 2], 1/99; each Newton step squares the error.
     let y = d.fma(L::splat(32.0 / 99.0), L::splat(-48.0 / 33.0)).fma(d, L::splat(70.0 / 33.0));
-    let minus_d = L::splat(0.0).sub(d);
-    let y = y.fma(minus_d.fma(y, L::splat(1.0)), y);
-    y.fma(minus_d.fma(y, L::splat(1.0)), y)
+    let y = y.fma(d.fnma(y, L::splat(1.0)), y);
+    y.fma(d.fnma(y, L::splat(1.0)), y)
 }
 
 /// `σ(x)`.

@@ -17,6 +17,7 @@ mod forward;
 #[cfg(feature = "tasks")]
 mod gate_bench;
 mod gates;
+mod gates_bf16;
 mod lanes;
 mod loss;
 mod memory;

@@ -7,6 +7,7 @@ use super::cell::CellKernel;
 use super::forward::TILE;
 use super::lanes::Lanes;
 use super::product::{Segments, Walk};
+use super::{gates, gates_bf16};
 
 /// A number that a state's `h` is made of.
 pub(super) trait Stored: Copy + Send + Sync + 'static {
@@ -18,6 +19,10 @@ pub(super) trait Stored: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` is valid for writing `L::WIDTH` elements.
     unsafe fn store<L: Lanes>(vector: L, to: *mut Self);
+    /// `σ`, as exact as what is kept deserves.
+    fn sigmoid<L: Lanes>(x: L) -> L;
+    /// `tanh`, likewise.
+    fn tanh<L: Lanes>(x: L) -> L;
     /// Adds to sums what `M` rows of `len` elements give, times their rows of a panel.
     ///
     /// # Safety
@@ -59,6 +64,14 @@ impl Stored for f32 {
         unsafe { vector.store(to) }
     }
     #[inline(always)]
+    fn sigmoid<L: Lanes>(x: L) -> L {
+        gates::sigmoid(x)
+    }
+    #[inline(always)]
+    fn tanh<L: Lanes>(x: L) -> L {
+        gates::tanh(x)
+    }
+    #[inline(always)]
     unsafe fn accumulate<L: Lanes, const M: usize, const G: usize>(
         walk: &mut Walk,
         acc: &mut [[L; G]; M],
@@ -85,6 +98,14 @@ impl Stored for bf16 {
     unsafe fn store<L: Lanes>(vector: L, to: *mut bf16) {
         // SAFETY: passed on.
         unsafe { vector.store_bf16(to) }
+    }
+    #[inline(always)]
+    fn sigmoid<L: Lanes>(x: L) -> L {
+        gates_bf16::sigmoid(x)
+    }
+    #[inline(always)]
+    fn tanh<L: Lanes>(x: L) -> L {
+        gates_bf16::tanh(x)
     }
     #[inline(always)]
     unsafe fn accumulate<L: Lanes, const M: usize, const G: usize>(

@@ -1,9 +1,9 @@
 //! The vectorised gates against f64 over all magnitudes, and the same bits on every path.
 
 use super::CpuPath;
-use super::gates;
 use super::lanes::Lanes;
 use super::path::Kernel;
+use super::{gates, gates_bf16};
 use crate::random::{Purpose, Random};
 
 /// What gates give of one number.
@@ -16,12 +16,15 @@ struct Gates {
     /// `tanh` and `tanh'`.
     tanh_with: [f32; 2],
     relu: f32,
+    /// Of cells in bf16.
+    sigmoid_bf16: f32,
+    tanh_bf16: f32,
 }
 
 impl Gates {
-    fn all(self) -> [f32; 7] {
-        let Gates { sigmoid, tanh, sigmoid_with: [s, ds], tanh_with: [t, dt], relu } = self;
-        [sigmoid, tanh, s, ds, t, dt, relu]
+    fn all(self) -> [f32; 9] {
+        let Gates { sigmoid, tanh, sigmoid_with: [s, ds], tanh_with: [t, dt], relu, .. } = self;
+        [sigmoid, tanh, s, ds, t, dt, relu, self.sigmoid_bf16, self.tanh_bf16]
     }
 }
 
@@ -49,12 +52,15 @@ impl Kernel for Apply<'_> {
             let (s, ds) = gates::sigmoid_with_derivative(vector);
             let (t, dt) = gates::tanh_with_derivative(vector);
             let [s, ds, t, dt, relu] = [s, ds, t, dt, gates::relu(vector)].map(store);
+            let bf16 = [gates_bf16::sigmoid(vector), gates_bf16::tanh(vector)].map(store);
             self.y.extend((0..x.len()).map(|i| Gates {
                 sigmoid: sigmoid[i],
                 tanh: tanh[i],
                 sigmoid_with: [s[i], ds[i]],
                 tanh_with: [t[i], dt[i]],
                 relu: relu[i],
+                sigmoid_bf16: bf16[0][i],
+                tanh_bf16: bf16[1][i],
             }));
         }
     }
@@ -142,12 +148,41 @@ fn gates_are_accurate_over_all_magnitudes() {
 }
 
 #[test]
+fn gates_of_cells_in_bf16_are_as_accurate_as_bf16_deserves() {
+    let x = magnitudes();
+    let y = apply(CpuPath::detect(), &x);
+    let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    assert_within("tanh in bf16, absolute", &x, 2f64.powi(-20), |i| {
+        (f64::from(y[i].tanh_bf16) - wide[i].tanh()).abs()
+    });
+    // A thousandth of what rounding to bf16 may do.
+    assert_within("tanh in bf16, relative", &x, 2e-6, |i| match wide[i] {
+        0.0 => f64::from(y[i].tanh_bf16),
+        x => (f64::from(y[i].tanh_bf16) / x.tanh() - 1.0).abs(),
+    });
+    assert_within("sigmoid in bf16, absolute", &x, 2f64.powi(-21), |i| {
+        (f64::from(y[i].sigmoid_bf16) - 1.0 / (1.0 + (-wide[i]).exp())).abs()
+    });
+    for (x, y) in x.iter().zip(&y) {
+        assert!((0.0..=1.0).contains(&y.sigmoid_bf16) && y.tanh_bf16.abs() <= 1.0, "{x:e}: {y:?}");
+        if x.abs() >= 15.25 {
+            let limits = if *x < 0.0 { (0.0, -1.0) } else { (1.0, 1.0) };
+            assert_eq!((y.sigmoid_bf16, y.tanh_bf16), limits, "{x:e}");
+        }
+    }
+}
+
+#[test]
 fn gates_of_special_numbers() {
     let x = [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN];
     for path in CpuPath::ALL.into_iter().filter(|path| path.is_available()) {
         let y = apply(path, &x);
         let tanh: Vec<u32> = y.iter().map(|y| y.tanh.to_bits()).collect();
         assert_eq!(tanh[..4], [0.0f32, -0.0, 1.0, -1.0].map(f32::to_bits), "{path:?}");
+        let tanh: Vec<u32> = y.iter().map(|y| y.tanh_bf16.to_bits()).collect();
+        assert_eq!(tanh[..4], [0.0f32, -0.0, 1.0, -1.0].map(f32::to_bits), "{path:?} in bf16");
+        let sigmoid: Vec<f32> = y.iter().map(|y| y.sigmoid_bf16).collect();
+        assert_eq!(sigmoid[..4], [0.5, 0.5, 1.0, 0.0], "{path:?} in bf16");
         assert_eq!([y[0].sigmoid, y[1].sigmoid, y[2].sigmoid], [0.5, 0.5, 1.0], "{path:?}");
         assert!((0.0..2e-38).contains(&y[3].sigmoid), "{path:?}: σ(-∞) is {}", y[3].sigmoid);
         let at_zero = [y[0].sigmoid_with[1], y[1].sigmoid_with[1], y[0].tanh_with[1], y[1].tanh_with[1]];

@@ -13,6 +13,9 @@ pub(super) use neon::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(super) use x86::{Avx2, Avx512};
 
+/// Entries of a table that lanes are looked up in.
+pub(super) const ENTRIES: usize = 32;
+
 /// A vector of [`Lanes::WIDTH`] f32.
 ///
 /// Values of a type exist only where its instruction set was detected (see `path.rs`), which is what the
@@ -37,6 +40,8 @@ pub(super) trait Lanes: Copy {
     fn mul(self, other: Self) -> Self;
     /// `self * factor + term`, rounded once.
     fn fma(self, factor: Self, term: Self) -> Self;
+    /// `term - self * factor`, rounded once.
+    fn fnma(self, factor: Self, term: Self) -> Self;
     /// `if self > other { self } else { other }`: NaN in `other` stays.
     fn max(self, other: Self) -> Self;
     /// `-|self|`.
@@ -62,6 +67,18 @@ pub(super) trait Lanes: Copy {
     }
     /// `2^n`, where `self` is `n + 1.5·2^23` for an integer `n` in -126 … 127.
     fn exp2_of_shifted(self) -> Self;
+    /// For each lane the entry that the lowest five of its bits name.
+    #[inline(always)]
+    fn lookup(self, table: &[f32; ENTRIES]) -> Self {
+        let mut lanes = [0.0; 16];
+        // SAFETY: the array holds the widest vector.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        for lane in &mut lanes {
+            *lane = table[lane.to_bits() as usize % ENTRIES];
+        }
+        // SAFETY: as above.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
 }
 
 /// The definition that the others must equal: an array and scalar arithmetic.
@@ -113,6 +130,10 @@ impl Lanes for Plain {
     #[inline(always)]
     fn fma(self, factor: Self, term: Self) -> Self {
         Plain(std::array::from_fn(|i| self.0[i].mul_add(factor.0[i], term.0[i])))
+    }
+    #[inline(always)]
+    fn fnma(self, factor: Self, term: Self) -> Self {
+        Plain(std::array::from_fn(|i| (-self.0[i]).mul_add(factor.0[i], term.0[i])))
     }
     #[inline(always)]
     fn max(self, other: Self) -> Self {

@@ -64,6 +64,11 @@ impl Lanes for Neon {
         Neon(unsafe { vfmaq_f32(term.0, self.0, factor.0) })
     }
     #[inline(always)]
+    fn fnma(self, factor: Self, term: Self) -> Self {
+        // SAFETY: NEON is there.
+        Neon(unsafe { vfmsq_f32(term.0, self.0, factor.0) })
+    }
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         // SAFETY: NEON is there. Its own maximum treats NaN otherwise.
         Neon(unsafe { vbslq_f32(vcgtq_f32(self.0, other.0), self.0, other.0) })

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::Lanes;
+use super::{ENTRIES, Lanes};
 
 /// AVX-512F: sixteen lanes, 32 registers. With `DOTS`, AVX-512-BF16 too.
 #[derive(Clone, Copy)]
@@ -16,7 +16,7 @@ pub(in super::super) struct Avx2(__m256);
 
 /// The operations that are one intrinsic each.
 macro_rules! intrinsics {
-    ($vector:ident, $load:ident, $store:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident, $max:ident) => {
+    ($vector:ident, $load:ident, $store:ident, $splat:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident, $fnma:ident, $max:ident) => {
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
             // SAFETY: the caller vouches for the memory, the type for the instruction set.
@@ -53,6 +53,11 @@ macro_rules! intrinsics {
             $vector(unsafe { $fma(self.0, factor.0, term.0) })
         }
         #[inline(always)]
+        fn fnma(self, factor: Self, term: Self) -> Self {
+            // SAFETY: the type vouches for the instruction set.
+            $vector(unsafe { $fnma(self.0, factor.0, term.0) })
+        }
+        #[inline(always)]
         fn max(self, other: Self) -> Self {
             // SAFETY: the type vouches for the instruction set.
             $vector(unsafe { $max(self.0, other.0) })
@@ -74,6 +79,7 @@ impl<const DOTS: bool> Lanes for Avx512<DOTS> {
         _mm512_sub_ps,
         _mm512_mul_ps,
         _mm512_fmadd_ps,
+        _mm512_fnmadd_ps,
         _mm512_max_ps
     );
 
@@ -138,6 +144,15 @@ impl<const DOTS: bool> Lanes for Avx512<DOTS> {
         })
     }
     #[inline(always)]
+    fn lookup(self, table: &[f32; ENTRIES]) -> Self {
+        // SAFETY: the type vouches for the instruction set; each half of the table is a vector.
+        Avx512(unsafe {
+            let (low, high) =
+                (_mm512_loadu_ps(table.as_ptr()), _mm512_loadu_ps(table.as_ptr().add(Self::WIDTH)));
+            _mm512_permutex2var_ps(low, _mm512_castps_si512(self.0), high)
+        })
+    }
+    #[inline(always)]
     fn dot(self, x: Self, w: Self) -> Self {
         if const { DOTS } {
             let pairs = |x: Self| -> __m512bh {
@@ -164,6 +179,7 @@ impl Lanes for Avx2 {
         _mm256_sub_ps,
         _mm256_mul_ps,
         _mm256_fmadd_ps,
+        _mm256_fnmadd_ps,
         _mm256_max_ps
     );
 
@@ -194,6 +210,14 @@ impl Lanes for Avx2 {
         Avx2(unsafe {
             let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(self.0));
             _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(0x3f80_0000)))
+        })
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[f32; ENTRIES]) -> Self {
+        // SAFETY: the type vouches for the instruction set; an index is below the table's 32 entries.
+        Avx2(unsafe {
+            let index = _mm256_and_si256(_mm256_castps_si256(self.0), _mm256_set1_epi32(ENTRIES as i32 - 1));
+            _mm256_i32gather_ps::<4>(table.as_ptr(), index)
         })
     }
     #[inline(always)]
