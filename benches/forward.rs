@@ -3,12 +3,15 @@
 //! `cargo bench --features gpu-benches --bench forward`, or by the script of `scripts/gpu-bundle`. Prints a table in
 //! Markdown. On the virtual GPU it runs everything once, small, and prints no figure.
 
+mod card;
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
+use card::Card;
 use pr_lstm::backend::{Backend as _, Input};
-use pr_lstm::cuda::cudarc::driver::{CudaContext, CudaStream};
+use pr_lstm::cuda::cudarc::driver::CudaStream;
 use pr_lstm::cuda::{self, Cuda};
 use pr_lstm::tree::{Planner, Rows, Schedule};
 use pr_lstm::{Checkpoint, Config, Cpu, Dtype, Model, Outputs, Parameters};
@@ -113,12 +116,7 @@ fn token(model: &Model<Cuda>, tokens: usize) -> Result<f64> {
 }
 
 fn main() -> Result<()> {
-    cuda::count()?; // says what is missing; cudarc would panic
-    let context = CudaContext::new(0)?;
-    // SAFETY: one stream, so there is nothing for events to order.
-    unsafe { context.disable_event_tracking() };
-    let name = context.name()?;
-    let is_virtual = name.starts_with("Virtual");
+    let Card { context, name, is_virtual } = Card::open()?;
     let stream = context.new_stream()?;
     let case = |batch: usize, time: usize, outputs: Outputs| match is_virtual {
         true => Case { batch: batch.min(2), time: time.min(5), outputs },

@@ -4,13 +4,15 @@
 //! `cargo bench --features gpu-benches --bench training`, or by the script of `scripts/gpu-bundle`. Prints a table in
 //! Markdown. On the virtual GPU it takes a few small steps, and prints no figure.
 
+mod card;
+
 use std::error::Error;
 use std::time::Instant;
 
+use card::Card;
 use pr_lstm::Dtype;
 use pr_lstm::backend::Backend as _;
-use pr_lstm::cuda::cudarc::driver::CudaContext;
-use pr_lstm::cuda::{self, Cuda};
+use pr_lstm::cuda::Cuda;
 use pr_lstm::tasks::Task;
 use pr_lstm::train::{Settings, Trainer};
 
@@ -51,12 +53,7 @@ fn measure(settings: Settings, cuda: Cuda, steps: &Steps) -> Result<[f64; 2]> {
 }
 
 fn main() -> Result<()> {
-    cuda::count()?; // says what is missing; cudarc would panic
-    let context = CudaContext::new(0)?;
-    // SAFETY: one stream, so there is nothing for events to order.
-    unsafe { context.disable_event_tracking() };
-    let name = context.name()?;
-    let is_virtual = name.starts_with("Virtual");
+    let Card { context, name, is_virtual } = Card::open()?;
     let paper = Settings::paper(Task::ParityCheck);
     let (steps, hidden, paper) = match is_virtual {
         true => {

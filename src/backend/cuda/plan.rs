@@ -14,6 +14,9 @@ use crate::tree::{Readers, Schedule};
 pub(super) const MOST_ROWS: usize = 16384;
 /// In the word for bad tokens: none was met.
 pub(super) const NO_TOKEN: u32 = u32::MAX;
+/// Words before the lists: the first is the one for bad tokens. The leaves write it, and launches that begin before they have
+/// ended read lists: these share no 256 bytes with it.
+const HEAD: usize = 64;
 
 /// A pass, planned.
 #[derive(Debug)]
@@ -82,7 +85,7 @@ impl CudaPlan {
         }
         host.clear();
         host.reserve(room);
-        host.push(NO_TOKEN);
+        host.resize(HEAD, NO_TOKEN);
         for list in [schedule.left(), schedule.right(), schedule.out(), schedule.leaves(), schedule.outputs()]
         {
             host.extend_from_slice(list);
@@ -130,7 +133,7 @@ impl CudaPlan {
     /// Byte of `lists` at which entry `entry` of a list begins.
     pub(super) fn list(&self, list: List, entry: usize) -> usize {
         let before: usize = self.entries()[..list as usize].iter().sum();
-        4 * (1 + before + entry)
+        4 * (HEAD + before + entry)
     }
 
     /// Entries of each list.
@@ -163,7 +166,7 @@ fn room(schedule: &Schedule, pass: Pass) -> usize {
     let entries = schedule.room();
     match pass {
         // Two words a slot, and two a merge.
-        Pass::Train => 2 + 2 * entries + 2 * entries.max(schedule.slots()),
-        _ => 1 + entries,
+        Pass::Train => HEAD + 1 + 2 * entries + 2 * entries.max(schedule.slots()),
+        _ => HEAD + entries,
     }
 }
