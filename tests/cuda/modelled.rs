@@ -1,5 +1,5 @@
-//! What the widest launch of a pass would take on a card by its counts: *modelled, uncalibrated*, so a floor that keeps what was
-//! reached, and no promise. `benches/modelled.rs` has the whole passes.
+//! What the widest launch of a pass would take on a card by its counts: *modelled*, so a floor that keeps what was reached, and
+//! no promise. `benches/modelled.rs` has the whole passes.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::common::{Batch, Runner, narrow, parameters, random, schedule};
 const H: usize = 256;
 const ROWS: usize = 256;
 
-/// A merge of 32768 rows, as a step of the widest pass runs it: in launches of 16384. KERNELS wants 70 % of the ceiling, which
-/// tiles of 128 rows cannot reach: of a byte of L2 they make 57 FLOP, and 102 keep the tensor cores busy.
+/// A merge of 32768 rows, as a step of the widest pass runs it: in launches of 16384. KERNELS wants 70 % of the ceiling; an H200
+/// reached 40 % of it at commit 7181fcb: two blocks on an SM hide too little of each other's latencies.
 #[test]
 fn a_wide_merge_keeps_its_share_of_the_ceiling() {
     let mut random = random(630);
@@ -37,7 +37,7 @@ fn a_wide_merge_keeps_its_share_of_the_ceiling() {
     let modelled = modelled.expect("it fits");
     let flop = (2 * 2 * H * 5 * H * 16384) as f64;
     let share = flop / modelled.seconds / H200.mma_flops();
-    println!("{modelled:?}: {:.1} % of the ceiling of mma.sync, modelled, uncalibrated", 100.0 * share);
-    assert_eq!((modelled.together, modelled.bound), (2, Bound::L2));
-    assert!((0.52..1.0).contains(&share), "{share}");
+    println!("{modelled:?}: {:.1} % of the ceiling of mma.sync, modelled", 100.0 * share);
+    assert_eq!((modelled.together, modelled.bound), (2, Bound::Chain));
+    assert!((0.39..1.0).contains(&share), "{share}");
 }

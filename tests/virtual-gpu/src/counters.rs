@@ -27,14 +27,20 @@ pub struct Counters {
     pub bytes_written: u64,
     /// Barriers of blocks that warps passed.
     pub barriers: u64,
+    /// Waits of warps for asynchronous copies.
+    pub copy_waits: u64,
     /// Atomic operations of lanes.
     pub atomics: u64,
     /// Bytes of local memory read and written.
     pub local: u64,
+    /// Instructions of the warp that has most.
+    pub most_instructions: u64,
+    /// Waits for device memory of the warp that has most, as few as a compiler can make of its loads.
+    pub most_trips: u64,
 }
 
 /// The names of the columns, in the order of [`Counters::row`].
-pub const COLUMNS: [&str; 13] = [
+pub const COLUMNS: [&str; 16] = [
     "instructions",
     "lane_instructions",
     "mma",
@@ -46,8 +52,11 @@ pub const COLUMNS: [&str; 13] = [
     "bytes_read",
     "bytes_written",
     "barriers",
+    "copy_waits",
     "atomics",
     "local_bytes",
+    "most_instructions",
+    "most_trips",
 ];
 
 impl Counters {
@@ -64,8 +73,11 @@ impl Counters {
         self.bytes_read += other.bytes_read;
         self.bytes_written += other.bytes_written;
         self.barriers += other.barriers;
+        self.copy_waits += other.copy_waits;
         self.atomics += other.atomics;
         self.local += other.local;
+        self.most_instructions = self.most_instructions.max(other.most_instructions);
+        self.most_trips = self.most_trips.max(other.most_trips);
     }
 
     /// The counts in the order of [`COLUMNS`], separated by tabs.
@@ -82,8 +94,11 @@ impl Counters {
             self.bytes_read,
             self.bytes_written,
             self.barriers,
+            self.copy_waits,
             self.atomics,
             self.local,
+            self.most_instructions,
+            self.most_trips,
         ] {
             let _ = write!(out, "\t{v}");
         }

@@ -123,8 +123,10 @@ impl Launched {
     /// The launch with so many blocks that count what these count on average.
     #[must_use]
     pub fn with_blocks(&self, blocks: u32) -> Launched {
-        let more = f64::from(blocks) / f64::from(self.blocks);
-        let counts = self.counts.iter().map(|(name, count)| (name.clone(), count * more)).collect();
+        let more = |name: &str| {
+            if name.starts_with("most_") { 1.0 } else { f64::from(blocks) / f64::from(self.blocks) }
+        };
+        let counts = self.counts.iter().map(|(name, count)| (name.clone(), count * more(name))).collect();
         Launched { blocks, counts, ..self.clone() }
     }
 }

@@ -1,5 +1,5 @@
 //! What a card computes where the manual leaves it open, against what the virtual GPU does. `card/numerics.cu` wrote the
-//! file on an H200 (sm_90, CUDA 13.0).
+//! files on an H200 (sm_90, CUDA 13.0).
 
 mod common;
 
@@ -7,6 +7,7 @@ use common::{alone, around, device, kernel, shape};
 use cudarc::driver::PushKernelArg as _;
 
 const PRODUCTS: &[u8] = include_bytes!("card/h200-mma.bin");
+const TANHS: &[u8] = include_bytes!("card/h200-tanh.bin");
 
 fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
@@ -58,4 +59,32 @@ fn products_are_those_of_an_h200() {
             }
         }
     }
+}
+
+/// The manual lets tanh.approx err by 2^-11 of the result, and the virtual one does; the card errs far less.
+#[test]
+fn tanh_is_within_the_manuals_bound_of_an_h200() {
+    let _alone = alone();
+    let pairs = words(TANHS);
+    let (mut x, card): (Vec<u32>, Vec<f32>) =
+        pairs.chunks(2).map(|pair| (pair[0], f32::from_bits(pair[1]))).unzip();
+    let blocks = x.len().div_ceil(32);
+    x.resize(32 * blocks, 0);
+    let body = "mov.u32 %r1, %ctaid.x;\nshl.b32 %r1, %r1, 5;\nadd.u32 %r1, %r1, %r0;\nmul.wide.u32 %rd2, %r1, 4;\n\
+                add.s64 %rd3, %rd0, %rd2;\nadd.s64 %rd4, %rd1, %rd2;\n\
+                ld.global.f32 %f0, [%rd3];\ntanh.approx.f32 %f1, %f0;\nst.global.f32 [%rd4], %f1;";
+    let found = run(body, &x, blocks, 32);
+    let (mut coarse, mut largest) = (0, 0f64);
+    for ((x, card), found) in x.iter().zip(card).zip(found) {
+        let (x, found) = (f32::from_bits(*x), f32::from_bits(found));
+        let error = f64::from((found - card).abs());
+        assert!(
+            error <= f64::from(card.abs()) * (2f64.powi(-11) + 1.2e-5),
+            "tanh({x}): {found}, the card's {card}"
+        );
+        largest = largest.max((f64::from(card) - f64::from(x).tanh()).abs());
+        coarse += i32::from(error > f64::from(card.abs()) * 2f64.powi(-13));
+    }
+    assert!(coarse > 300, "{coarse}: the virtual one is not coarse");
+    assert!(largest < 7.99e-6, "{largest}: the card's are written down as closer");
 }

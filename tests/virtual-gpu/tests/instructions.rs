@@ -459,6 +459,75 @@ fn matrices_are_loaded_by_the_manual() {
     }
 }
 
+/// As many as a compiler needs at least, by the warp's way through the code.
+#[test]
+fn waits_for_memory_are_counted() {
+    let _alone = alone();
+    let trips = |body: &str| {
+        run(&format!("mul.wide.u32 %rd9, %r0, 4;\nadd.s64 %rd9, %rd1, %rd9;\n{body}"), &[0; 64]);
+        virtual_gpu::counts()["most_trips"]
+    };
+    let use_ = "add.u32 %r9, %r1, %r2;\nst.global.u32 [%rd9], %r9;";
+    let nothing = "add.u32 %r8, %r0, 1;\n".repeat(20);
+    for (what, body, expected) in [
+        ("none", "st.global.u32 [%rd9], %r0;".into(), 0.0),
+        ("side by side", format!("ld.global.u32 %r1, [%rd0];\nadd.u32 %r3, %r1, 1;\nld.global.u32 %r2, [%rd0+4];\n{use_}"), 1.0),
+        (
+            "an address from memory",
+            format!("ld.global.u32 %r1, [%rd0];\ncvt.u64.u32 %rd2, %r1;\nadd.s64 %rd2, %rd0, %rd2;\nld.global.u32 %r2, [%rd2];\n{use_}"),
+            2.0,
+        ),
+        ("stored between", format!("ld.global.u32 %r1, [%rd0];\nst.global.u32 [%rd9], %r1;\nld.global.u32 %r2, [%rd0];\n{use_}"), 2.0),
+        (
+            "something else stored between",
+            format!("ld.global.u32 %r1, [%rd0];\nst.global.u32 [%rd9], %r0;\nld.global.u32 %r2, [%rd0];\n{use_}"),
+            1.0,
+        ),
+        (
+            "a barrier between",
+            format!(".shared .b32 word;\nld.global.u32 %r1, [%rd0];\nst.shared.u32 [word], %r1;\nbar.sync 0;\nld.global.u32 %r2, [%rd0];\n{use_}"),
+            2.0,
+        ),
+        (
+            "a load, and three turns of a loop",
+            "ld.global.u32 %r4, [%rd0];\nmov.u32 %r1, 0;\nmov.u32 %r3, 0;\nL:\nld.global.u32 %r2, [%rd0];\nadd.u32 %r1, %r1, %r2;\nadd.u32 %r3, %r3, 1;\n\
+             setp.lt.u32 %p1, %r3, 3;\n@%p1 bra L;\nadd.u32 %r1, %r1, %r4;\nst.global.u32 [%rd9], %r1;"
+                .into(),
+            4.0,
+        ),
+        (
+            "a branch on what was loaded",
+            format!("ld.global.u32 %r1, [%rd0];\nmov.u32 %r2, 0;\nsetp.ne.u32 %p1, %r1, 0;\n@%p1 bra L;\nld.global.u32 %r2, [%rd0+4];\nL:\n{use_}"),
+            2.0,
+        ),
+        (
+            "a short branch on something else",
+            format!("setp.gt.u32 %p1, %r0, 99;\nld.global.u32 %r1, [%rd0];\nadd.u32 %r3, %r1, 1;\n@%p1 bra L;\nadd.u32 %r3, %r3, 1;\nL:\nld.global.u32 %r2, [%rd0+4];\n{use_}"),
+            1.0,
+        ),
+        (
+            "a long branch on something else",
+            format!("setp.gt.u32 %p1, %r0, 99;\nld.global.u32 %r1, [%rd0];\nadd.u32 %r3, %r1, 1;\n@%p1 bra L;\n{nothing}L:\nld.global.u32 %r2, [%rd0+4];\n{use_}"),
+            2.0,
+        ),
+    ] {
+        assert_eq!(trips(&body), expected, "{what}");
+    }
+    // The warp that has most counts, here the second of two, and not their sum.
+    let (context, stream) = device();
+    let body = "setp.lt.u32 %p1, %r0, 32;\n@%p1 ret;\nld.global.u32 %r1, [%rd0];\nst.global.u32 [%rd1], %r1;";
+    let f = kernel(&context, &around(body), "k");
+    let (input, mut output) =
+        (stream.clone_htod(&[0u32; 64]).unwrap(), stream.alloc_zeros::<u32>(64).unwrap());
+    let mut launch = stream.launch_builder(&f);
+    launch.arg(&input).arg(&mut output);
+    // SAFETY: the arguments are those of the kernel.
+    unsafe { launch.launch(shape(1, 64, 0)) }.unwrap();
+    stream.synchronize().unwrap();
+    let counts = virtual_gpu::counts();
+    assert_eq!((counts["most_trips"], counts["most_instructions"], counts["instructions"]), (1.0, 8.0, 13.0));
+}
+
 /// Runs `body` on one warp and expects it to fail.
 fn fails(body: &str) -> String {
     let (context, stream) = device();

@@ -135,8 +135,12 @@ impl Block<'_> {
         };
         self.counters.instructions += count;
         self.counters.lane_instructions += lanes;
+        warp.instructions += count;
         if matches!(result, Ok(Pause::Done)) {
             warp.state = State::Done;
+            let most = &mut self.counters;
+            most.most_instructions = most.most_instructions.max(warp.instructions);
+            most.most_trips = most.most_trips.max(warp.trips);
         }
         result
     }
@@ -231,6 +235,7 @@ impl Block<'_> {
 
     #[inline(always)]
     fn execute(&mut self, warp: &mut Warp, code: &Code, mask: u32) -> Step {
+        warp.trips += u64::from(code.trip);
         let planes = &mut warp.planes;
         match &code.op {
             Op::A32 { k, ftz, sat, d, s } => {

@@ -165,12 +165,13 @@ pub fn fma(a: f32, b: f32, c: f32, round: Round) -> f32 {
     sum_to_odd(product, c) as f32
 }
 
-/// Keeps `stored` bits of the mantissa, to nearest: what an approximate instruction is good for.
+/// Keeps `stored` bits of the mantissa, to nearest: what an approximate instruction is good for. Subnormals have no such
+/// bits and stay.
 #[inline(always)]
 pub fn coarse(value: f32, stored: u32) -> f32 {
     let drop = 23 - stored;
     let bits = value.to_bits();
-    if bits & 0x7f80_0000 == 0x7f80_0000 || bits & 0x7fff_ffff == 0 {
+    if matches!(bits & 0x7f80_0000, 0 | 0x7f80_0000) {
         return value;
     }
     let half = (1u32 << (drop - 1)) - 1 + (bits >> drop & 1);
@@ -188,7 +189,8 @@ pub fn divide(a: f32, b: f32) -> f32 {
 
 /// Bits that `ex2`, `rcp`, `lg2` and their like keep: errors up to 2^-22.
 pub const APPROXIMATE: u32 = 21;
-/// Bits that `tanh.approx` keeps: errors up to 2^-11.
+/// Bits that `tanh.approx` keeps: errors up to 2^-11, as the manual allows. Of an H200's, over every f32, the largest is
+/// 7.98e-6, or 1.11e-5 of the result; they are odd, not monotonic, and subnormals stay.
 pub const TANH: u32 = 10;
 
 /// A subnormal becomes zero of its sign.

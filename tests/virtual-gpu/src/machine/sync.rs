@@ -242,6 +242,7 @@ impl Block<'_> {
 
     /// Ends a thread's groups of copies but the `keep` newest; all copies, committed or not, if `all`.
     pub fn wait_copies(&mut self, warp: &mut Warp, mask: u32, keep: u32, all: bool) -> Step {
+        self.counters.copy_waits += 1;
         let mut copies = std::mem::take(&mut warp.copies);
         let mut result = Ok(());
         for copy in &mut copies {

@@ -63,6 +63,10 @@ pub struct Warp {
     pub exited: u32,
     /// What it is doing.
     pub state: State,
+    /// Instructions that it ran.
+    pub instructions: u64,
+    /// Waits for device memory among them.
+    pub trips: u64,
     /// Times that it knows.
     pub clocks: Option<Clocks>,
     /// Copies under way.
@@ -138,6 +142,7 @@ impl Warp {
         (self.pc, self.mask, self.exited) = (0, self.lanes, 0);
         self.rest.clear();
         self.state = State::Ready;
+        (self.instructions, self.trips) = (0, 0);
         self.clocks = Some(Clocks::new(warps, index));
         self.spare.append(&mut self.copies);
         self.groups = [0; 32];

@@ -638,6 +638,8 @@ pub struct Code {
     pub line: u32,
     /// Whether it stands for an instruction of the PTX, or was put in to keep blocks together.
     pub counted: bool,
+    /// Whether a wait for device memory begins with it.
+    pub trip: bool,
     /// The defined mask of the guard, if that may be read before it is written; else `u32::MAX`.
     pub guard_check: u32,
     /// Registers that may be read before they are written, as indices of defined masks, in [`Kernel::checks`].
@@ -649,7 +651,16 @@ pub struct Code {
 impl Code {
     /// An instruction of the PTX that nothing was found out about yet.
     pub fn new(op: Op, guard: Guard, line: u32) -> Code {
-        Code { op, guard, line, counted: true, guard_check: u32::MAX, checks: (0, 0), marks: (0, 0) }
+        Code {
+            op,
+            guard,
+            line,
+            counted: true,
+            trip: false,
+            guard_check: u32::MAX,
+            checks: (0, 0),
+            marks: (0, 0),
+        }
     }
 }
 

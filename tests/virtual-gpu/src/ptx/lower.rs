@@ -3,7 +3,7 @@
 
 use super::ir::{Class, Code, Guard, K32, K64, Kernel, Op, Slot, Special};
 use super::parse::{Arg, Function, Instruction, Module, Space, Statement, Variable, type_size};
-use super::{flow, slots};
+use super::{flow, slots, trips};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -126,6 +126,7 @@ impl<'a> Lower<'a> {
         kernel.specials.sort_unstable_by_key(|&(s, _)| s);
         flow::arrange(&mut kernel.code);
         flow::definedness(&mut kernel);
+        trips::mark(&mut kernel.code);
         slots::compact(&mut kernel);
         Ok(kernel)
     }

@@ -10,3 +10,4 @@ mod lower_move;
 pub mod parse;
 mod slots;
 pub mod touch;
+mod trips;
