@@ -59,7 +59,7 @@ fn main() -> Result<()> {
         true => {
             (Steps { warm: 2, timed: 2, apart: 1 }, vec![16], Settings { batch: 2, max_length: 3, ..paper })
         }
-        false => (Steps { warm: 400, timed: 2000, apart: 400 }, vec![64, 256], paper),
+        false => (Steps { warm: 800, timed: 2000, apart: 400 }, vec![64, 256], paper),
     };
 
     let Settings { batch, max_length, .. } = paper;

@@ -83,34 +83,41 @@ fn permitted() -> bool {
     answer == 0
 }
 
-/// The tiles of this thread, all of them sixteen rows of 64 bytes, for as long as it lives.
-struct Tiles(PhantomData<*mut ()>);
+/// The tiles of this thread, of rows of 64 bytes, for as long as it lives.
+struct Tiles {
+    /// Rows whose sums are made at once: fewer than sixteen, which are one tile, or a pair.
+    rows: usize,
+    _of_this_thread: PhantomData<*mut ()>,
+}
 
 impl Tiles {
+    /// For jobs of so many rows.
+    ///
     /// # Safety
     /// [`unavailable`] said None.
-    unsafe fn configure() -> Self {
+    unsafe fn configure(rows: usize) -> Self {
         #[repr(C, align(64))]
         struct Config([u8; 64]);
         let mut config = Config([0; 64]);
         config.0[0] = 1; // the palette
         for tile in 0..8 {
             config.0[16 + 2 * tile] = 64; // bytes of a row
-            config.0[48 + tile] = ROWS as u8;
+            // The upper rows and their sums may be fewer.
+            config.0[48 + tile] = if matches!(tile, 0 | 3) { rows.min(ROWS) } else { ROWS } as u8;
         }
         // SAFETY: as the caller says.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &config, out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _, options(nostack, readonly, preserves_flags))
         };
-        Tiles(PhantomData)
+        Tiles { rows: if rows > ROWS { PAIR } else { rows }, _of_this_thread: PhantomData }
     }
 
-    /// Sums of two tiles of rows and sixteen units, `[32, 16]`, over `steps` tiles of the weights. Sums begin at 0 if
-    /// `fresh`, else with what is there.
+    /// Sums of `self.rows` rows and sixteen units over `steps` tiles of the weights. Sums begin at 0 if `fresh`, else
+    /// with what is there.
     ///
     /// # Safety
-    /// `x` has 32 rows of `32 · steps` bf16, `x_row` bytes apart, `weights` `16 · steps` rows of sixteen pairs,
-    /// `sums` 32 rows of sixteen f32, `wide` bytes apart both.
+    /// `x` has as many rows of `32 · steps` bf16, `x_row` bytes apart, `weights` `16 · steps` rows of sixteen pairs,
+    /// `sums` as many rows of sixteen f32, `wide` bytes apart both.
     #[inline(always)]
     unsafe fn product(
         &self,
@@ -127,28 +134,35 @@ impl Tiles {
         // SAFETY: as the caller says; tiles are configured.
         unsafe {
             asm!(
-                "test {fresh:e}, {fresh:e}",
-                "jz 2f",
                 "tilezero tmm0",
                 "tilezero tmm1",
-                "jmp 3f",
-                "2:",
+                "test {fresh:e}, {fresh:e}",
+                "jnz 2f",
                 "tileloadd tmm0, [{sums} + {wide}]",
+                "test {two:e}, {two:e}",
+                "jz 2f",
                 "tileloadd tmm1, [{lower_sums} + {wide}]",
-                "3:",
+                "2:",
                 "tileloadd tmm2, [{weights} + {wide}]",
                 "tileloadd tmm3, [{x} + {x_row}]",
-                "tileloadd tmm4, [{lower} + {x_row}]",
                 "tdpbf16ps tmm0, tmm3, tmm2",
+                "test {two:e}, {two:e}",
+                "jz 3f",
+                "tileloadd tmm4, [{lower} + {x_row}]",
                 "tdpbf16ps tmm1, tmm4, tmm2",
-                "add {x}, 64",
                 "add {lower}, 64",
+                "3:",
+                "add {x}, 64",
                 "add {weights}, {step}",
                 "dec {steps}",
-                "jnz 3b",
+                "jnz 2b",
                 "tilestored [{sums} + {wide}], tmm0",
+                "test {two:e}, {two:e}",
+                "jz 4f",
                 "tilestored [{lower_sums} + {wide}], tmm1",
+                "4:",
                 fresh = in(reg) u32::from(fresh),
+                two = in(reg) u32::from(self.rows > ROWS),
                 x = inout(reg) x => _,
                 lower = inout(reg) lower => _,
                 x_row = in(reg) x_row,
@@ -217,11 +231,11 @@ impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
         let wide = G * BLOCK * size_of::<f32>();
         // SAFETY: the room holds a group of rows of a piece; the panel is a whole one; the rows are the task's own.
         unsafe {
-            let tiles = Tiles::configure();
+            let tiles = Tiles::configure(rows.len());
             for first in rows.clone().step_by(group) {
                 let group = first..rows.end.min(first + group);
                 if piece == depth {
-                    gather(&job.input, group.clone(), 0..depth, room);
+                    gather(&job.input, group.clone(), 0..depth, room, tiles.rows);
                 }
                 for (place, row) in places.iter_mut().zip(group.clone()) {
                     *place = job.places(row);
@@ -239,7 +253,7 @@ impl<const S: usize, const N: usize> AmxKernel<'_, '_, S, N> {
                             let x = match piece == depth {
                                 true => room.wrapping_add((pair.start - group.start) * piece),
                                 false => {
-                                    gather(&job.input, pair.clone(), elements.clone(), room);
+                                    gather(&job.input, pair.clone(), elements.clone(), room, tiles.rows);
                                     room
                                 }
                             };
@@ -297,7 +311,7 @@ unsafe fn states<L: Lanes, const S: usize, const N: usize, const G: usize>(
     }
 }
 
-/// Copies a range of the elements of rows to `room`, row after row, and zeros for what is missing of a pair of tiles.
+/// Copies a range of the elements of rows to `room`, row after row, and zeros for what is missing of a multiple of `whole`.
 ///
 /// # Safety
 /// The rows are readable, no task writes them, and the room holds them.
@@ -307,6 +321,7 @@ unsafe fn gather<const S: usize>(
     rows: Range<usize>,
     elements: Range<usize>,
     room: *mut bf16,
+    whole: usize,
 ) {
     let padded = bf16::row_of(input.len);
     let mut to = room;
@@ -322,7 +337,7 @@ unsafe fn gather<const S: usize>(
             }
         }
     }
-    let missing = rows.len().next_multiple_of(PAIR) - rows.len();
+    let missing = rows.len().next_multiple_of(whole) - rows.len();
     // SAFETY: as the caller says; all bits 0 are a bf16.
     unsafe { to.write_bytes(0, missing * elements.len()) };
 }

@@ -121,7 +121,7 @@ pub fn capture<'a, T: GraphInput>(
 }
 
 /// Records what `work` enqueues on the handle that it is given, without running it. Work that allocates, waits or copies to
-/// or from the host is refused. No capture is left open.
+/// or from the host is refused, but for copies from [`Pinned`](super::pinned::Pinned). No capture is left open.
 ///
 /// # Errors
 /// [`Error::Unavailable`](crate::Error::Unavailable) if cudarc's event tracking is on in the stream's context, or the stream

@@ -1,5 +1,5 @@
-//! The training step as one graph a length: the batch is copied from pinned memory, then everything else, from the leaves to
-//! the packed weights, is one launch. Knows batches of equal lengths, and no task.
+//! The training step as one graph a length, from the copy of the batch out of pinned memory to the packed weights. Knows
+//! batches of equal lengths, and no task.
 //!
 //! What changes from step to step lives in device memory: tokens and targets, the step number with the sticky word beside
 //! it, the step size, bias corrections, the scale of clipping, loss and counts. A graph keeps the addresses of parameters,
@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, CudaView, DeviceSlice};
+use cudarc::driver::{CudaSlice, CudaView, DeviceSlice, DriverError};
 
 use super::capture::record;
 use super::driver::tracked;
@@ -31,12 +31,20 @@ pub struct Steps {
     planner: Planner,
     schedule: Schedule,
     memory: Memory,
-    staged: [Pinned; 2],
+    staged: [Staged; 2],
     /// Which of the two is written next.
     next: usize,
-    recordings: Kept<Recording>,
     /// What the recordings were made for.
     fixed: Option<Fixed>,
+}
+
+/// Where the host writes a batch while the device is at the one before.
+#[derive(Debug)]
+struct Staged {
+    /// Tokens, targets, then the mask a byte each.
+    words: Pinned,
+    /// Of the steps that copy them.
+    recordings: Kept<Recording>,
 }
 
 /// Device memory that every recording uses, whatever its length.
@@ -143,16 +151,17 @@ impl Steps {
             gradients: cuda.alloc(d_hidden + hidden_len + logits_len)?,
             d_hidden,
         };
-        let pinned = || {
-            let pinned = Pinned::new(cuda.stream(), shape.words());
-            pinned.map_err(|error| cuda.failed("allocate pinned memory", error))
+        let staged = || {
+            let words = Pinned::new(cuda.stream(), shape.words());
+            let words = words.map_err(|error| cuda.failed("allocate pinned memory", error))?;
+            Ok(Staged { words, recordings: Kept::default() })
         };
-        let staged = [pinned()?, pinned()?];
-        let recordings = Kept::default();
-        Ok(Steps { cuda, config, planner, schedule, memory, staged, next: 0, recordings, fixed: None })
+        let staged = [staged()?, staged()?];
+        Ok(Steps { cuda, config, planner, schedule, memory, staged, next: 0, fixed: None })
     }
 
-    /// Enqueues a step; records it first where it is the first of its length.
+    /// Enqueues a step, without waiting unless the host is two steps ahead of the device; records it first where it is the
+    /// first of its length that copies these words.
     pub(super) fn step(
         &mut self,
         batch: &LengthBatch<'_>,
@@ -167,16 +176,21 @@ impl Steps {
         parameters.own_weights()?;
         let fixed = Fixed::of(parameters, optimizer);
         if self.fixed.as_ref() != Some(&fixed) {
-            self.recordings.clear();
+            self.staged.iter_mut().for_each(|staged| staged.recordings.clear());
             self.fixed = Some(fixed);
         }
-        if self.recordings.get(length).is_none_or(|recording| recording.shape != shape) {
+        let recorded = self.staged[self.next].recordings.get(length);
+        if recorded.is_none_or(|recording| recording.shape != shape) {
             let recording = self.record(shape, parameters, optimizer)?;
-            self.recordings.insert(length, recording);
+            self.staged[self.next].recordings.insert(length, recording);
         }
-        self.stage(batch, shape)?;
-        let Some(Recording { graph, .. }) = self.recordings.get(length) else { return Ok(()) };
-        launch::replay(self.cuda.stream(), graph).map_err(|error| self.cuda.failed("launch a step", error))
+        let Staged { words, recordings } = &mut self.staged[self.next];
+        stage(batch, shape, words).map_err(|error| self.cuda.failed("wait for a batch", error))?;
+        let Some(Recording { graph, .. }) = recordings.get(length) else { return Ok(()) };
+        let launched = launch::replay(self.cuda.stream(), graph).and_then(|()| words.hand_over());
+        launched.map_err(|error| self.cuda.failed("launch a step", error))?;
+        self.next = 1 - self.next;
+        Ok(())
     }
 
     /// Loss, right and counted of the last step. Waits for the device.
@@ -212,22 +226,6 @@ impl Steps {
         Ok(())
     }
 
-    /// Copies a batch to the device without waiting, unless the host is two steps ahead of it.
-    fn stage(&mut self, batch: &LengthBatch<'_>, shape: Shape) -> Result<()> {
-        let pinned = &mut self.staged[self.next];
-        let words =
-            pinned.write(shape.words()).map_err(|error| self.cuda.failed("wait for a batch", error))?;
-        let (tokens, rest) = words.split_at_mut(shape.tokens());
-        let (targets, mask) = rest.split_at_mut(shape.rows());
-        tokens.copy_from_slice(batch.tokens);
-        targets.copy_from_slice(batch.targets);
-        bytemuck::cast_slice_mut(mask)[..shape.rows()].copy_from_slice(batch.mask);
-        let copied = pinned.copy(shape.words(), &mut self.memory.batch);
-        copied.map_err(|error| self.cuda.failed("copy a batch", error))?;
-        self.next = 1 - self.next;
-        Ok(())
-    }
-
     fn record(
         &mut self,
         shape: Shape,
@@ -243,11 +241,24 @@ impl Steps {
             let expected = format!("at most {} bytes of workspace", self.memory.workspace.len());
             return Err(Error::argument("batch", expected, found));
         }
-        let (memory, config) = (&mut self.memory, &self.config);
-        let graph =
-            record(&self.cuda, |cuda| memory.enqueue(cuda, config, &plan, shape, parameters, optimizer))?;
+        let (memory, config, words) = (&mut self.memory, &self.config, &self.staged[self.next].words);
+        let graph = record(&self.cuda, |cuda| {
+            let copied = words.copy(cuda.target(), shape.words(), &mut memory.batch);
+            copied.map_err(|error| cuda.failed("copy a batch", error))?;
+            memory.enqueue(cuda, config, &plan, shape, parameters, optimizer)
+        })?;
         Ok(Recording { shape, graph, _plan: plan })
     }
+}
+
+/// Writes a batch, once the device has read the last one there.
+fn stage(batch: &LengthBatch<'_>, shape: Shape, words: &mut Pinned) -> std::result::Result<(), DriverError> {
+    let (tokens, rest) = words.write(shape.words())?.split_at_mut(shape.tokens());
+    let (targets, mask) = rest.split_at_mut(shape.rows());
+    tokens.copy_from_slice(batch.tokens);
+    targets.copy_from_slice(batch.targets);
+    bytemuck::cast_slice_mut(mask)[..shape.rows()].copy_from_slice(batch.mask);
+    Ok(())
 }
 
 impl Sealed for Cuda {
@@ -431,16 +442,22 @@ mod tests {
         let cuda = test_device();
         let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 1, Adam::paper()));
         let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
-        take(&mut steps, 2, &mut recorded);
-        take_on_tape(2, &mut taped);
-        let graph =
-            |steps: &mut Steps| steps.recordings.get(7).map(|one| one.graph.0.cu_graph_exec() as usize);
+        for seed in [2, 20] {
+            take(&mut steps, seed, &mut recorded);
+            take_on_tape(seed, &mut taped);
+        }
+        let graph = |steps: &mut Steps| {
+            let recording = steps.staged[0].recordings.get(7);
+            recording.map(|one| one.graph.0.cu_graph_exec() as usize)
+        };
         let first = graph(&mut steps);
         for (_, optimizer) in [&mut recorded, &mut taped] {
             optimizer.set(Adam { learning_rate: 3e-2, ..*optimizer.config() }).expect("a step size");
         }
-        take(&mut steps, 3, &mut recorded);
-        take_on_tape(3, &mut taped);
+        for seed in [3, 30] {
+            take(&mut steps, seed, &mut recorded);
+            take_on_tape(seed, &mut taped);
+        }
         assert!(first.is_some() && first == graph(&mut steps), "it was recorded anew");
         assert_eq!(bits(&recorded), bits(&taped));
     }
@@ -477,7 +494,9 @@ mod tests {
         let cuda = test_device();
         let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 10, Adam::paper()));
         let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
-        for (seed, batch) in [(11, BATCH), (12, BATCH - 1), (13, BATCH)] {
+        for (seed, batch) in
+            [(11, BATCH), (12, BATCH), (13, BATCH - 1), (14, BATCH - 1), (15, BATCH), (16, BATCH - 1)]
+        {
             take_batch(&mut steps, seed, batch, &mut recorded);
             take_batch_on_tape(seed, batch, &mut taped);
             assert_eq!(bits(&recorded), bits(&taped), "{batch} sequences");
