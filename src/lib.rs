@@ -24,6 +24,7 @@ pub mod optim;
 pub mod plan;
 pub mod random;
 pub mod reference;
+mod room;
 pub mod session;
 pub mod stream;
 pub mod tape;

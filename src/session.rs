@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::backend::{Backend, Input, Pass};
 use crate::error::{Error, Result};
 use crate::model::{Config, Model, too_large};
+use crate::room;
 use crate::tree::{Outputs, Planner, Rows, Schedule};
 
 /// Limits of a [`Session`].
@@ -61,7 +62,8 @@ impl<B: Backend> SessionBuilder<B> {
         let rows = schedule.outputs().len() * max_batch;
         let mut plan = backend.plan(&config, &schedule, Pass::Infer)?;
         let padded_bytes = backend.workspace_bytes(&plan);
-        let lengths = vec![max_time; max_batch];
+        let mut lengths = room::list(max_batch)?;
+        lengths.resize(max_batch, max_time);
         planner.ragged(&mut schedule, &lengths, &outputs, Rows::Reuse)?;
         backend.replan(&mut plan, &schedule)?;
         let workspace_bytes = padded_bytes.max(backend.workspace_bytes(&plan));
@@ -73,10 +75,10 @@ impl<B: Backend> SessionBuilder<B> {
             dense: backend.alloc(if dense { inputs * config.input } else { 0 })?,
             hidden: backend.alloc(rows * config.hidden)?,
             logits: backend.alloc(rows * config.output)?,
-            host_tokens: Vec::with_capacity(if dense { 0 } else { inputs }),
-            host_dense: Vec::with_capacity(if dense { inputs * config.input } else { 0 }),
-            y: vec![0.0; rows * config.output],
-            ends: Vec::with_capacity(max_batch),
+            host_tokens: room::list(if dense { 0 } else { inputs })?,
+            host_dense: room::list(if dense { inputs * config.input } else { 0 })?,
+            y: room::zeros(rows * config.output)?,
+            ends: room::list(max_batch)?,
             lengths,
             planned_padded: false,
             limits: (max_batch, max_time),
@@ -181,7 +183,7 @@ impl<B: Backend> Session<B> {
     /// The device's.
     pub fn hidden(&self) -> Result<Vec<f32>> {
         let rows = self.schedule.outputs().len() * self.schedule.width();
-        let mut hidden = vec![0.0; rows * self.config.hidden];
+        let mut hidden = room::zeros(rows * self.config.hidden)?;
         self.backend.download(self.backend.view(&self.hidden, 0, hidden.len()), &mut hidden)?;
         Ok(hidden)
     }

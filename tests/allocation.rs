@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 
 use common::allocator::{CALLS, Counting, DEVICE};
 use common::{Batch, between, device_parameters, lengths, narrow, random};
+use pr_lstm::backend::Backend as _;
 use pr_lstm::model::Cell;
-use pr_lstm::{Adam, Config, Cpu, Model, Outputs, Parameters, Session, Tape};
+use pr_lstm::{Adam, Checkpoint, Config, Cpu, Dtype, Model, Outputs, Parameters, Session, Tape};
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
@@ -47,7 +48,8 @@ fn a_session_at_work_allocates_nothing(threads: usize) {
         batches.push(Batch::tokens(&mut random, &lengths, 5));
     }
     let mut session_of = |cpu: &Cpu, config: &Config, outputs: &Outputs| {
-        let model = device_parameters(config, cpu, &mut random, 1.0).model();
+        let flat = narrow(&common::parameters(config, &mut random, 1.0));
+        let model = Model::new(&Checkpoint::new(config.clone(), flat), cpu.clone()).unwrap();
         model.session().max_batch(32).max_time(50).outputs(outputs.clone()).build().unwrap()
     };
     let work = |session: &mut Session<Cpu>| calls(|| batches.iter().for_each(|batch| run(session, batch)));
@@ -55,9 +57,11 @@ fn a_session_at_work_allocates_nothing(threads: usize) {
     let mut first = session_of(&Cpu::new(), &Config::new(5, 40, 3), &Outputs::All);
     let by_pool = work(&mut first);
     println!("{threads} threads: {by_pool} calls by the first session of the pool");
-    for config in configs(40) {
+    let of_types =
+        configs(40).flat_map(|config| [Dtype::F32, Dtype::Bf16].map(|dtype| (config.clone(), dtype)));
+    for (config, dtype) in of_types {
         for outputs in [Outputs::All, Outputs::Last, Outputs::LastN(5)] {
-            let cpu = Cpu::new();
+            let cpu = Cpu::new().with_dtype(dtype).unwrap();
             let mut session = session_of(&cpu, &config, &outputs);
             // A second thread's first work may come late: until all have worked and nothing was allocated.
             for attempt in 0.. {
@@ -66,7 +70,9 @@ fn a_session_at_work_allocates_nothing(threads: usize) {
                 if calls == 0 && workers == threads {
                     break;
                 }
-                let found = format!("{config:?}, {outputs:?}: {calls} calls, {workers} workers of {threads}");
+                let found = format!(
+                    "{config:?} in {dtype}, {outputs:?}: {calls} calls, {workers} workers of {threads}"
+                );
                 // The test harness may speak meanwhile, once.
                 assert!(attempt < 50, "{found}");
                 println!("{found}");

@@ -82,7 +82,7 @@ impl Record {
     /// it follows from the others.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the text is no JSON object of either form, or a time is not a positive number.
+    /// [`Error::Argument`] if the text is no JSON object of either form, or a time is not one of 1 ps to 1e9 s.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong = |found: String| {
             Error::argument("line", "{case, contender, seconds, threads, …} or {note, text}, as JSON", found)
@@ -92,7 +92,7 @@ impl Record {
         if let (Some(note), Some(text)) = (string("note"), string("text")) {
             return Ok(Record::Note(Note { note, text }));
         }
-        let seconds = |name: &str| json[name].as_f64().filter(|seconds| *seconds > 0.0);
+        let seconds = |name: &str| json[name].as_f64().filter(|seconds| (1e-12..=1e9).contains(seconds));
         let size = |name: &str| json[name].as_u64().and_then(|size| usize::try_from(size).ok());
         let line = || {
             Some(Line {
@@ -185,6 +185,8 @@ mod tests {
             "{}",
             r#"{"case": "a", "contender": "b", "threads": 1}"#,
             r#"{"case": "a", "contender": "b", "seconds": 0, "threads": 1}"#,
+            r#"{"case": "a", "contender": "b", "seconds": 1e-310, "threads": 1}"#,
+            r#"{"case": "a", "contender": "b", "seconds": 1e300, "threads": 1}"#,
             r#"{"case": "a", "contender": "b", "seconds": null, "threads": 1}"#,
             r#"{"case": "a", "contender": "b", "seconds": 1, "fastest": "x", "threads": 1}"#,
             r#"{"case": "a", "contender": "b", "seconds": 1}"#,

@@ -46,7 +46,13 @@ impl Timing {
     /// Of at least one sample.
     pub fn of(samples: &mut [f64]) -> Self {
         samples.sort_unstable_by(f64::total_cmp);
-        Timing { median: samples[samples.len() / 2], fastest: samples[0], samples: samples.len() }
+        let middle = samples.len() / 2;
+        let median = if samples.len() % 2 == 1 {
+            samples[middle]
+        } else {
+            (samples[middle - 1] + samples[middle]) / 2.0
+        };
+        Timing { median, fastest: samples[0], samples: samples.len() }
     }
 }
 

@@ -12,12 +12,13 @@ use super::{BenchArgs, Failure};
 /// Prints the cases that are meant, or times every contender at each and notes which this machine lacks.
 pub fn run(args: &BenchArgs, out: &mut impl Write) -> Result<(), Failure> {
     let mut cases = Case::all(args.small);
-    cases.retain(|case| args.cases.is_empty() || args.cases.iter().any(|wanted| case.is_meant_by(wanted)));
-    if cases.is_empty() {
-        let expected = "groups or cases that `pr-lstm bench --list` names, as step or scan_vs_lstm/h256-b1";
-        let found = args.cases.join(" ");
-        return Err(Error::Argument { argument: "case".into(), expected: expected.into(), found }.into());
+    if let Some(unknown) = args.cases.iter().find(|wanted| !cases.iter().any(|case| case.is_meant_by(wanted)))
+    {
+        let expected = "a group or cases that `pr-lstm bench --list` names, as step or scan_vs_lstm/h256-b1";
+        let (argument, found) = ("case".into(), unknown.clone());
+        return Err(Error::Argument { argument, expected: expected.into(), found }.into());
     }
+    cases.retain(|case| args.cases.is_empty() || args.cases.iter().any(|wanted| case.is_meant_by(wanted)));
     if args.list {
         for case in cases {
             match args.json {

@@ -6,6 +6,8 @@
 
 use super::planner::{Planner, Rows};
 use super::{Outputs, Schedule};
+use crate::error::Result;
+use crate::room::reserve;
 
 /// A sequence on its way.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +34,10 @@ impl Planner {
         lengths: &[usize],
         outputs: &Outputs,
         rows: Rows,
-    ) {
+    ) -> Result<()> {
         let Planner { chains, free, .. } = self;
         chains.clear();
-        chains.reserve(lengths.len());
+        reserve(chains, lengths.len())?;
         let (mut leaf, mut output) = (0, 0);
         for (sequence, &length) in lengths.iter().enumerate() {
             let count = outputs.count(length);
@@ -50,10 +52,10 @@ impl Planner {
         output_slots.resize(output, ZERO);
         for list in [&mut *left, &mut *right, &mut *out, &mut *step_ends] {
             list.clear();
-            list.reserve(leaf);
+            reserve(list, leaf)?;
         }
         free.clear();
-        free.reserve(2 * lengths.len());
+        reserve(free, 2 * lengths.len())?;
         chains.sort_unstable_by_key(|chain| (std::cmp::Reverse(chain.steps), chain.sequence));
         let (mut next, mut going) = (ZERO + 1, chains.len());
         for time in 0..chains[0].steps {
@@ -85,6 +87,7 @@ impl Planner {
             step_ends.push(out.len() as u32);
         }
         (schedule.width, schedule.slots) = (width, next as usize);
+        Ok(())
     }
 }
 

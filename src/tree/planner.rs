@@ -7,6 +7,7 @@ use super::sequence::Sequence;
 use super::{Counter, Outputs, Schedule, Slots};
 use crate::error::{Error, Result};
 use crate::model::Recurrence;
+use crate::room::reserve;
 
 /// Whether a slot is used again once no merge reads it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,10 +113,9 @@ impl Planner {
         }
         schedule.recurrence = self.recurrence;
         if self.recurrence == Recurrence::Sequential {
-            self.chains(schedule, width, lengths, outputs, rows);
-            return Ok(());
+            return self.chains(schedule, width, lengths, outputs, rows);
         }
-        let most = self.number(lengths.iter().map(|&length| (0, length as u64)), 0);
+        let most = self.number(lengths.iter().map(|&length| (0, length as u64)), 0)?;
         schedule.outputs.clear();
         for (sequence, &length) in self.sequences.iter().zip(lengths) {
             for j in 0..outputs.count(length) {
@@ -124,7 +124,7 @@ impl Planner {
                 schedule.outputs.push(node as u32);
             }
         }
-        self.sort(schedule, most);
+        self.sort(schedule, most)?;
         schedule.width = width;
         match rows {
             Rows::Keep => {
@@ -137,7 +137,7 @@ impl Planner {
                 let mut next = 0;
                 let mut free = std::mem::take(&mut self.free);
                 free.clear();
-                free.reserve(most);
+                reserve(&mut free, most)?;
                 self.assign(schedule, &mut free, |free| {
                     free.pop().unwrap_or_else(|| {
                         next += 1;
@@ -193,7 +193,7 @@ impl Planner {
             let start = counter.position();
             (start, start + *tokens as u64)
         });
-        let most = self.number(grown, SPARE);
+        let most = self.number(grown, SPARE)?;
         schedule.outputs.clear();
         for (sequence, (counter, _)) in self.sequences.iter().zip(streams.iter()) {
             for (level, nodes) in sequence.held(sequence.start) {
@@ -206,7 +206,7 @@ impl Planner {
             }
             schedule.outputs.push(sequence.prefix(sequence.end) as u32);
         }
-        self.sort(schedule, most);
+        self.sort(schedule, most)?;
         // What was held and nothing reads is free from the start.
         for sequence in &self.sequences {
             for node in sequence.held(sequence.start).flat_map(|(_, [block, prefix])| {
@@ -235,7 +235,7 @@ impl Planner {
 
     /// Numbers the nodes of all sequences; none is wanted yet. Returns the most nodes that as many tokens of as many
     /// sequences can have, `spare` and three a token: for so many memory is taken, whatever is planned now.
-    fn number(&mut self, sequences: impl Iterator<Item = (u64, u64)>, spare: usize) -> usize {
+    fn number(&mut self, sequences: impl Iterator<Item = (u64, u64)>, spare: usize) -> Result<usize> {
         self.sequences.clear();
         let (mut nodes, mut most) = (0, 0);
         for (start, end) in sequences {
@@ -246,15 +246,15 @@ impl Planner {
         }
         for (list, value) in [(&mut self.last_read, UNWANTED), (&mut self.slots, 0)] {
             list.clear();
-            list.reserve(most);
+            reserve(list, most)?;
             list.resize(nodes, value);
         }
-        most
+        Ok(most)
     }
 
     /// Marks what the kept nodes are made of, and lists leaves and merges: by step, then by sequence, then by the
     /// position they end at. Takes memory for the merges of `most` nodes.
-    fn sort(&mut self, schedule: &mut Schedule, most: usize) {
+    fn sort(&mut self, schedule: &mut Schedule, most: usize) -> Result<()> {
         let Planner { last_read, sequences, .. } = self;
         let mut counts = [0u32; MOST_STEPS];
         // Readers before what they read.
@@ -274,7 +274,7 @@ impl Planner {
         let mut cursors = [0u32; MOST_STEPS];
         let mut end = 0;
         step_ends.clear();
-        step_ends.reserve(MOST_STEPS);
+        reserve(step_ends, MOST_STEPS)?;
         // No step is empty before the last one: a merge runs right after one of its parts.
         for (cursor, &count) in cursors.iter_mut().zip(&counts).skip(1).take_while(|(_, count)| **count > 0) {
             *cursor = end;
@@ -284,7 +284,7 @@ impl Planner {
         for list in [&mut *left, &mut *right, &mut *out] {
             list.clear();
             // Pruned, a shorter sequence may have more merges than a longer one.
-            list.reserve(most - leaves.len());
+            reserve(list, most - leaves.len())?;
             list.resize(end as usize, 0);
         }
         for sequence in sequences.iter() {
@@ -298,6 +298,7 @@ impl Planner {
                 }
             });
         }
+        Ok(())
     }
 
     /// Gives every node a slot, and slots back after the last step that reads them.

@@ -4,13 +4,13 @@
 
 use super::lanes::{ENTRIES, Lanes};
 
-/// `σ(x)`, exactly 0 or 1 for `|x| ≥ 15.25`.
+/// `σ(x)`, exactly 0 or 1 for `|x| > 15.25`.
 #[inline(always)]
 pub(super) fn sigmoid<L: Lanes>(x: L) -> L {
     SIGMOID.of(x).add(L::splat(0.5))
 }
 
-/// `tanh(x)`, exactly -1 or 1 for `|x| ≥ 7.625`.
+/// `tanh(x)`, exactly -1 or 1 for `|x| > 7.625`.
 #[inline(always)]
 pub(super) fn tanh<L: Lanes>(x: L) -> L {
     TANH.of(x)

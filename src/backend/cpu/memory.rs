@@ -4,7 +4,8 @@ use std::marker::PhantomData;
 
 use super::stored::Stored;
 use crate::backend::Element;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::room::lacking;
 
 /// One cache line.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +30,8 @@ impl<T: Element> CpuBuffer<T> {
     pub(super) fn zeroed(len: usize) -> Result<Self> {
         let bytes = len.checked_mul(size_of::<T>());
         let lines = bytes.and_then(|bytes| bytemuck::allocation::try_zeroed_vec(bytes.div_ceil(64)).ok());
-        lines.map(|lines| CpuBuffer { lines, len, element: PhantomData }).ok_or_else(|| Error::Unavailable {
-            what: format!("memory for {len} elements of {} bytes", size_of::<T>()),
-            why: "the system has not as much; take a smaller batch, shorter sequences or a smaller model"
-                .into(),
-        })
+        let buffer = lines.map(|lines| CpuBuffer { lines, len, element: PhantomData });
+        buffer.ok_or_else(|| lacking(len, size_of::<T>()))
     }
 
     /// The elements.
