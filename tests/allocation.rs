@@ -57,27 +57,31 @@ fn a_session_at_work_allocates_nothing(threads: usize) {
     let mut first = session_of(&Cpu::new(), &Config::new(5, 40, 3), &Outputs::All);
     let by_pool = work(&mut first);
     println!("{threads} threads: {by_pool} calls by the first session of the pool");
-    let of_types =
-        configs(40).flat_map(|config| [Dtype::F32, Dtype::Bf16].map(|dtype| (config.clone(), dtype)));
-    for (config, dtype) in of_types {
-        for outputs in [Outputs::All, Outputs::Last, Outputs::LastN(5)] {
-            let cpu = Cpu::new().with_dtype(dtype).unwrap();
-            let mut session = session_of(&cpu, &config, &outputs);
-            // A second thread's first work may come late: until all have worked and nothing was allocated.
-            for attempt in 0.. {
-                let calls = work(&mut session);
-                let workers = cpu.work().by_worker.iter().filter(|&&rows| rows > 0).count();
-                if calls == 0 && workers == threads {
-                    break;
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        // A machine that is busy may let one thread do all of a small session's work.
+        let mut shared = 0;
+        for config in configs(40) {
+            for outputs in [Outputs::All, Outputs::Last, Outputs::LastN(5)] {
+                let cpu = Cpu::new().with_dtype(dtype).unwrap();
+                let mut session = session_of(&cpu, &config, &outputs);
+                // A second thread's first work may come late, and the test harness may speak meanwhile, once.
+                for attempt in 0.. {
+                    let calls = work(&mut session);
+                    let workers = cpu.work().by_worker.iter().filter(|&&rows| rows > 0).count();
+                    if calls == 0 && (workers == threads || attempt >= 5) {
+                        shared += usize::from(workers == threads);
+                        break;
+                    }
+                    let found = format!(
+                        "{config:?} in {dtype}, {outputs:?}: {calls} calls, {workers} workers of {threads}"
+                    );
+                    assert!(attempt < 50, "{found}");
+                    println!("{found}");
                 }
-                let found = format!(
-                    "{config:?} in {dtype}, {outputs:?}: {calls} calls, {workers} workers of {threads}"
-                );
-                // The test harness may speak meanwhile, once.
-                assert!(attempt < 50, "{found}");
-                println!("{found}");
             }
         }
+        println!("{dtype}: in {shared} of 18 sessions all threads worked");
+        assert!(shared > 0, "{dtype}: one thread did everything");
     }
 }
 
