@@ -3,6 +3,7 @@
 use super::Pass;
 use crate::error::{Error, Result};
 use crate::model::{Config, Recurrence};
+use crate::room::reserve;
 use crate::tree::Schedule;
 
 /// Checks schedules, and keeps its memory from one to the next.
@@ -38,6 +39,7 @@ impl ScheduleCheck {
         };
         let ScheduleCheck { written, step: number } = self;
         if written.len() < schedule.slots() {
+            reserve(written, schedule.slots() - written.len())?;
             written.resize(schedule.slots(), 0);
         }
         let written = &mut written[..schedule.slots()];

@@ -1,12 +1,14 @@
 //! A schedule: which slots are merged into which, step by step, and who reads a slot.
 
+use crate::error::Result;
 use crate::model::Recurrence;
+use crate::room::reserve;
 
 /// Steps of merges over slots. A slot is `width` consecutive rows of `h` and of `c`: row = slot · width + lane.
 ///
 /// That of a sequential model has a merge a time step: on the left the slot of the prefix before, slot 0 for the zeros
 /// that a sequence starts from, on the right the leaf, which is an input row and no slot.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
     pub(super) recurrence: Recurrence,
     pub(super) width: usize,
@@ -114,28 +116,24 @@ impl Schedule {
     }
 }
 
-impl Clone for Schedule {
-    fn clone(&self) -> Self {
-        let mut schedule = Schedule::default();
-        schedule.clone_from(self);
-        schedule
-    }
-
+impl Schedule {
     /// Copies into the memory that the lists have; makes room for as much as the other's have room for.
-    fn clone_from(&mut self, other: &Self) {
+    pub(crate) fn copy_from(&mut self, other: &Self) -> Result<()> {
         let Schedule { recurrence, width, slots, leaves, left, right, out, step_ends, outputs } = self;
         (*recurrence, *width, *slots) = (other.recurrence, other.width, other.slots);
-        let copy = |to: &mut Vec<u32>, from: &Vec<u32>| {
+        for (to, from) in [
+            (leaves, &other.leaves),
+            (left, &other.left),
+            (right, &other.right),
+            (out, &other.out),
+            (step_ends, &other.step_ends),
+            (outputs, &other.outputs),
+        ] {
             to.clear();
-            to.reserve(from.capacity());
+            reserve(to, from.capacity())?;
             to.extend_from_slice(from);
-        };
-        copy(leaves, &other.leaves);
-        copy(left, &other.left);
-        copy(right, &other.right);
-        copy(out, &other.out);
-        copy(step_ends, &other.step_ends);
-        copy(outputs, &other.outputs);
+        }
+        Ok(())
     }
 }
 

@@ -69,7 +69,7 @@ impl CpuPlan {
 
     pub(super) fn fill(&mut self, schedule: &Schedule) -> Result<()> {
         self.check.check(&self.config, schedule, self.pass)?;
-        self.schedule.clone_from(schedule);
+        self.schedule.copy_from(schedule)?;
         if self.pass.trains() {
             if self.config.recurrence == Recurrence::Tree {
                 self.readers.fill(schedule);
