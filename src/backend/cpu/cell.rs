@@ -314,6 +314,8 @@ pub(super) struct CellKernel<'a, 'b, I: Product, const N: usize, H: Stored = f32
 }
 
 impl<I: Product, const N: usize, H: Stored> Kernel for CellKernel<'_, '_, I, N, H> {
+    const PAIRS: bool = I::PAIRS;
+
     #[inline(always)]
     fn run<L: Lanes>(self) {
         // SAFETY: whoever makes a kernel vouches for its job (see `forward.rs`).

@@ -129,12 +129,12 @@ impl CpuPath {
             // SAFETY: a `Cpu` holds a path only after `checked` or `fastest` found the instruction set.
             #[cfg(target_arch = "x86_64")]
             CpuPath::Avx2 => unsafe { run_avx2(kernel) },
-            // SAFETY: as above. What tiles do not do is done in f32.
-            #[cfg(target_arch = "x86_64")]
-            CpuPath::Avx512 | CpuPath::Amx => unsafe { run_avx512(kernel) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            CpuPath::Avx512Bf16 => unsafe { run_avx512_bf16(kernel) },
+            CpuPath::Avx512Bf16 if const { K::PAIRS } => unsafe { run_avx512_bf16(kernel) },
+            // SAFETY: as above. What neither pairs nor tiles do is done in f32.
+            #[cfg(target_arch = "x86_64")]
+            CpuPath::Avx512 | CpuPath::Avx512Bf16 | CpuPath::Amx => unsafe { run_avx512(kernel) },
             #[cfg(target_arch = "aarch64")]
             CpuPath::Neon => kernel.run::<Neon>(),
             _ => kernel.run::<Plain>(),
@@ -144,6 +144,9 @@ impl CpuPath {
 
 /// A piece of work written over any [`Lanes`]; `run` is inlined into a function compiled for the path.
 pub(super) trait Kernel {
+    /// Whether it multiplies pairs of bf16; others are not compiled for what multiplies them.
+    const PAIRS: bool = false;
+
     fn run<L: Lanes>(self);
 }
 

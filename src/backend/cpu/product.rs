@@ -54,6 +54,9 @@ pub(super) fn accumulate<L: Lanes, const M: usize, const G: usize>(
 
 /// What rows times a packed panel of weights is.
 pub(super) trait Product: Copy + Send + Sync {
+    /// Whether it multiplies pairs of bf16, for which some paths have an instruction.
+    const PAIRS: bool = false;
+
     /// `M` rows from `first` times a panel `[fan_in, G, BLOCK]`, `L::WIDTH` lanes of each of its `G` blocks.
     ///
     /// # Safety
@@ -207,6 +210,8 @@ pub(super) trait Operand: Copy + Send + Sync {
 }
 
 impl<I: Operand> Product for I {
+    const PAIRS: bool = I::Element::PAIRS;
+
     #[inline(always)]
     unsafe fn multiply<L: Lanes, const M: usize, const G: usize>(
         &self,
@@ -336,10 +341,10 @@ pub(super) trait Tile {
 }
 
 /// Rows of the tallest tile of `G` columns: its accumulators, a row of weights and an input in registers.
-const fn most_rows<L: Lanes, const G: usize>() -> usize {
+pub(super) const fn most_rows<L: Lanes, const G: usize>() -> usize {
     match (L::REGISTERS - 1 - G) / G {
         0 => 1,
-        rows if rows > 8 => 8,
+        rows if rows > L::MOST_ROWS => L::MOST_ROWS,
         rows => rows,
     }
 }

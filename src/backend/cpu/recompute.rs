@@ -20,6 +20,8 @@ pub(super) struct Preactivation<'a, I: Product> {
 }
 
 impl<I: Product> Kernel for Preactivation<'_, I> {
+    const PAIRS: bool = I::PAIRS;
+
     #[inline(always)]
     fn run<L: Lanes>(self) {
         match self.linear.gates {

@@ -15,6 +15,8 @@ pub(super) trait Stored: Copy + Send + Sync + 'static {
     const ROW: usize;
     /// Rows of a tile of work: their inputs and outputs of a stage stay in a core's cache.
     const TILE: usize;
+    /// Whether products take two numbers at once.
+    const PAIRS: bool;
 
     /// # Safety
     /// `to` is valid for writing `L::WIDTH` elements.
@@ -57,6 +59,7 @@ pub(super) trait Stored: Copy + Send + Sync + 'static {
 impl Stored for f32 {
     const ROW: usize = 16;
     const TILE: usize = TILE;
+    const PAIRS: bool = false;
 
     #[inline(always)]
     unsafe fn store<L: Lanes>(vector: L, to: *mut f32) {
@@ -93,6 +96,7 @@ impl Stored for bf16 {
     const ROW: usize = 32;
     // The weights are read more often than products take.
     const TILE: usize = 128;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     unsafe fn store<L: Lanes>(vector: L, to: *mut bf16) {

@@ -8,7 +8,7 @@ use super::lanes::Lanes;
 use super::memory::{Index, Matrix};
 use super::pack::PackedLinear;
 use super::path::Kernel;
-use super::product::{Blocked, Operand, Rows, accumulate};
+use super::product::{Blocked, Operand, Rows, accumulate, most_rows};
 
 /// Rows whose inputs and `dz` stay in a core's first cache while all tiles of a block of inputs pass over them.
 const ROW_BLOCK: usize = 96;
@@ -111,13 +111,13 @@ impl<I: Inputs> WeightGradient<'_, I> {
                         let to = self.to.row(self.block, input).wrapping_add(half);
                         let element = input - inputs.start;
                         // As many rows of `W` as their sums fit the registers, powers of two: they divide a block.
-                        let most = const { (L::REGISTERS - 1 - G) / G }.min(inputs.end - input);
+                        let most = const { most_rows::<L, G>() }.min(inputs.end - input);
                         // SAFETY: the rows of `W` are among the block's, and the task's own.
                         input += unsafe {
                             match most {
-                                8.. => tile.add::<L, 8>(element, to),
-                                4.. => tile.add::<L, 4>(element, to),
-                                2.. => tile.add::<L, 2>(element, to),
+                                8.. if const { most_rows::<L, G>() >= 8 } => tile.add::<L, 8>(element, to),
+                                4.. if const { most_rows::<L, G>() >= 4 } => tile.add::<L, 4>(element, to),
+                                2.. if const { most_rows::<L, G>() >= 2 } => tile.add::<L, 2>(element, to),
                                 _ => tile.add::<L, 1>(element, to),
                             }
                         };

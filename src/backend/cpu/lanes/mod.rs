@@ -25,6 +25,8 @@ pub(super) trait Lanes: Copy {
     const WIDTH: usize;
     /// Vector registers, which bound a tile.
     const REGISTERS: usize;
+    /// Most rows of a tile, if the registers allow them.
+    const MOST_ROWS: usize = 8;
     /// Whether [`Lanes::dot`] is one instruction, with a rounding of its own.
     const DOTS: bool = false;
 
@@ -100,6 +102,8 @@ impl Plain {
 impl Lanes for Plain {
     const WIDTH: usize = 8;
     const REGISTERS: usize = 16;
+    // The definition is small rather than fast: taller tiles would take longer to compile than all other paths.
+    const MOST_ROWS: usize = 1;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
