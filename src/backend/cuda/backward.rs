@@ -15,7 +15,7 @@ use super::kernels::Kind;
 use super::launch::Span;
 use super::plan::{List, MOST_ROWS};
 use super::regions::Kept;
-use super::storage::{Chunks, GRADIENT_COLUMNS, Layer, Sizes, TOKEN_COLUMNS, Transposed};
+use super::storage::{Chunks, GRADIENT_COLUMNS, GRADIENT_WINDOW, Layer, Sizes, TOKEN_COLUMNS, Transposed};
 use super::training::TrainingKernels;
 use crate::error::{Error, Result};
 
@@ -30,13 +30,17 @@ pub(super) struct Backward<'a> {
     pub gradient: Span,
 }
 
-/// The rows of a layer whose weights' gradient is taken.
+/// The rows of a layer over which its weights' gradient is taken.
 struct Operands {
     input: u64,
     /// The slots of a merge's states, else 0.
     lists: [u64; 2],
     dz: u64,
+    /// The first row, that of a window, and how many.
+    first: usize,
     rows: usize,
+    /// Rows of the layer.
+    all: usize,
     /// Leaves whose dense input it is, else 0.
     count: usize,
 }
@@ -73,19 +77,27 @@ impl Backward<'_> {
                 for (first, count) in frame.input_chunks() {
                     let input = frame.store_input(x, first, count)?;
                     let dz = frame.z_leaf(&self.kept, first * width);
-                    let operands = Operands { input, lists: [0; 2], dz, rows: count * width, count };
+                    let rows = count * width;
+                    let operands = Operands { input, lists: [0; 2], dz, first: 0, rows, all: rows, count };
                     self.weight_gradient(&frame.weights.leaf, &operands)?;
                 }
             }
         }
-        let rows = frame.plan.merge_rows();
+        self.stage_gradients(0, frame.plan.merge_rows())
+    }
+
+    /// The gradients of the weights of merge and unary layers, over rows `first .. first + rows` of the pass's merges. Ranges
+    /// follow each other downwards.
+    fn stage_gradients(&self, first: usize, rows: usize) -> Result<()> {
+        let frame = self.frame;
         for (stage, layer) in frame.weights.stages.iter().enumerate() {
             let (input, lists) = match stage {
                 0 => (frame.h, [List::Left, List::Right].map(|list| frame.list(list, 0))),
-                _ => (frame.stage(&self.kept, stage - 1, 0, rows)[0], [0; 2]),
+                _ => (frame.stage(&self.kept, stage - 1, first, rows)[0], [0; 2]),
             };
-            let dz = frame.z(&self.kept, stage, 0, rows);
-            self.weight_gradient(layer, &Operands { input, lists, dz, rows, count: 0 })?;
+            let dz = frame.z(&self.kept, stage, first, rows);
+            let operands = Operands { input, lists, dz, first, rows, all: frame.plan.merge_rows(), count: 0 };
+            self.weight_gradient(layer, &operands)?;
         }
         Ok(())
     }
@@ -207,11 +219,12 @@ impl Backward<'_> {
         Chunks::of(rows, self.frame.sizes().gradient_numbers(layer.gates, layer.segments * layer.padded))
     }
 
+    /// Adds a range of rows to the partial sums; the lowest, which comes last, has those added to the flat gradient.
     fn weight_gradient(&self, layer: &Layer, operands: &Operands) -> Result<()> {
         let Frame { plan, cuda, .. } = self.frame;
-        let &Operands { input, lists: [left, right], dz, rows, count } = operands;
+        let &Operands { input, lists: [left, right], dz, first, rows, all, count } = operands;
         let n = layer.gates * self.frame.sizes().units;
-        let chunks = self.chunks(layer, rows);
+        let chunks = self.chunks(layer, all);
         let [w, b] = self.partial(layer, [chunks.count; 2], layer.segments * layer.padded);
         let arguments = WeightGradientArguments {
             input,
@@ -221,19 +234,25 @@ impl Backward<'_> {
             w,
             b,
             width: plan.width as u32,
+            first: first as u32,
             rows: rows as u32,
             count: count as u32,
             segment: layer.padded as u32,
             segments: layer.segments as u32,
             n: n as u32,
-            chunk: chunks.rows as u32,
+            windows: all.div_ceil(GRADIENT_WINDOW) as u32,
+            chunks: chunks.count as u32,
         };
         let inputs = layer.segments * layer.padded.div_ceil(self.frame.sizes().storage.gradient_inputs());
-        let blocks = [n.div_ceil(GRADIENT_COLUMNS), inputs, chunks.count];
+        let chunks_of_range = chunks.count.min(rows.div_ceil(GRADIENT_WINDOW));
+        let blocks = [n.div_ceil(GRADIENT_COLUMNS), inputs, chunks_of_range];
         let kernel = &self.kernels.weight_gradient;
         let action = "find a weight's gradient";
         cuda.launch(action, &kernel.function, &arguments, blocks, 128, kernel.shared)?;
-        self.reduce(layer, [chunks.count; 2], layer.padded)
+        match first {
+            0 => self.reduce(layer, [chunks.count; 2], layer.padded),
+            _ => Ok(()),
+        }
     }
 
     fn token_gradient(&self, tokens: Span) -> Result<()> {
