@@ -1,0 +1,133 @@
+//! Training with `z` computed anew: the bits of training that keeps it, over passes of one window of rows and of many, and
+//! as much less memory as is said.
+
+use pr_lstm::backend::{Backend as _, Pass};
+use pr_lstm::model::Cell;
+use pr_lstm::{Config, Outputs};
+
+use crate::common::device::{Device, Storage};
+use crate::common::{Batch, Runner, Trained, between, kept, lengths, narrow, normals, parameters, random};
+
+/// Rows of a window of the weights' gradients.
+const WINDOW: usize = 1024;
+
+/// Trains both ways, demands the same bits, and of the virtual GPU so many launches of a weight's gradient for each window that
+/// is computed anew, `windows` of them, and each layer.
+fn check(device: &Device, storage: Storage, config: &Config, batch: &Batch, outputs: &Outputs, windows: usize) {
+    let mut random = random(config.hidden as u64);
+    let what = format!("{storage:?}, {config:?}, {outputs:?}, {} sequences", batch.lengths().len());
+    let runner = Runner::training(
+        &device.backend(storage),
+        config,
+        &narrow(&parameters(config, &mut random, 1.0)),
+    );
+    let schedule = kept(&batch.lengths(), outputs);
+    let rows = schedule.outputs().len() * schedule.width();
+    let d_logits = narrow(&normals(&mut random, rows * config.output, 1.0));
+    let [kept, anew] = [Pass::Train, Pass::TrainRecompute].map(|pass| {
+        device.launches();
+        let trained = runner.train_as(pass, &schedule, batch, &d_logits, 1);
+        let launches = device.launches();
+        let count = |start: &str| launches.iter().filter(|launch| launch.kernel.starts_with(start)).count();
+        (trained, [count("weight_gradient"), count("merge_")])
+    });
+    let (layers, dense) = (1 + config.unary_layers, usize::from(matches!(batch, Batch::Dense(..))));
+    if device.is_virtual() {
+        let merged = usize::from(schedule.merges() > 0);
+        assert_eq!(kept.1[0], merged * layers + dense, "{what}");
+        assert_eq!(anew.1[0], windows * layers + dense, "{what}");
+        assert!(anew.1[1] >= 2 * kept.1[1], "{what}: {} merges launched, {} where z is kept", anew.1[1], kept.1[1]);
+    }
+    let ([kept, anew], none): ([Trained; 2], _) = ([kept.0, anew.0], |d: &f32| *d == 0.0);
+    assert!(!kept.gradients.iter().all(none), "{what}: no gradient");
+    anew.assert_same_bits(&kept, &what);
+}
+
+/// Both cells with 0, 1 and 2 unary layers; tokens and dense input; steps that end within a window, and a window within a
+/// step; padded and ragged.
+#[test]
+fn the_gradient_has_the_bits_of_training_that_keeps_z() {
+    let mut random = random(1000);
+    let device = Device::take();
+    for storage in Storage::TRAINED {
+        for (round, cell) in [Cell::Lstm, Cell::Rnn].into_iter().enumerate() {
+            for layers in 0..3 {
+                let config = Config::new(3, between(&mut random, 1, 18), 2).cell(cell).unary_layers(layers);
+                // 72 merges a sequence, in steps of at most 20: windows of 1024 rows.
+                let long = vec![40; 40];
+                let ragged = lengths(&mut random, 30, 8);
+                for (lengths, outputs, windows) in [
+                    (long, Outputs::All, (72 * 40usize).div_ceil(WINDOW)),
+                    (ragged, Outputs::Last, 1),
+                ] {
+                    let batch = match (round + layers + windows) % 2 {
+                        0 => Batch::tokens(&mut random, &lengths, 3),
+                        _ => Batch::dense(&mut random, &lengths, 3),
+                    };
+                    check(&device, storage, &config, &batch, &outputs, windows);
+                }
+            }
+        }
+        let config = Config::new(3, 5, 2);
+        check(&device, storage, &config, &Batch::tokens(&mut random, &[1; 5], 3), &Outputs::All, 0);
+    }
+}
+
+/// A step of more rows than a launch takes, 16384, and more chunks of a weight's gradient than a launch has windows.
+#[test]
+fn a_step_of_many_rows_has_the_bits_of_training_that_keeps_z() {
+    let mut random = random(1010);
+    let device = Device::take();
+    let config = Config::new(2, 3, 1).cell(Cell::Rnn).unary_layers(0);
+    let batch = Batch::tokens(&mut random, &vec![3; 17_000], 2);
+    check(&device, Storage::Ffma, &config, &batch, &Outputs::Last, 34_000usize.div_ceil(16_384));
+}
+
+/// Bytes of a merge and of a leaf, both where the workspace of a window and of partial sums is the same.
+#[test]
+fn a_merge_takes_what_is_said() {
+    let (batch, units) = (1024, 32);
+    let device = Device::take();
+    for (storage, element) in [(Storage::Bf16, 2), (Storage::Split, 6), (Storage::Ffma, 4)] {
+        let backend = device.backend(storage);
+        for layers in 0..3 {
+            let config = Config::new(3, units, 2).unary_layers(layers);
+            // State and the places of its gradients; `z`; the states between the stages.
+            let (state, places) = (element + 4, 2 * (4 + 4));
+            let (z, stages) = ((5 + 4 * layers) * element, layers * (element + 4));
+            for (pass, a_merge) in
+                [(Pass::Train, state + places + z + stages), (Pass::TrainRecompute, state + places)]
+            {
+                let of = |time: usize| {
+                    let schedule = kept(&vec![time; batch], &Outputs::All);
+                    let plan = backend.plan(&config, &schedule, pass).unwrap();
+                    [backend.workspace_bytes(&plan), schedule.merges() * batch, time * batch]
+                };
+                let [short, long] = [of(40), of(80)];
+                let [bytes, merges, leaves] = [0, 1, 2].map(|i| long[i] - short[i]);
+                let a_leaf = state + 3 * element;
+                assert_eq!(bytes, (merges * a_merge + leaves * a_leaf) * units, "{storage:?}, {pass:?}, {layers}");
+            }
+        }
+    }
+}
+
+/// The paper's size, and what recomputation leaves of it.
+#[test]
+fn half_of_the_workspace_is_left() {
+    let device = Device::take();
+    let backend = device.backend(Storage::Bf16);
+    let config = Config::new(2, 256, 2);
+    for (time, outputs, most) in [
+        (40, Outputs::All, 0.8),
+        (40, Outputs::Last, 0.8),
+        (500, Outputs::All, 0.6),
+        (500, Outputs::Last, 0.6),
+    ] {
+        let schedule = kept(&[time; 128], &outputs);
+        let [kept, anew] = [Pass::Train, Pass::TrainRecompute]
+            .map(|pass| backend.workspace_bytes(&backend.plan(&config, &schedule, pass).unwrap()));
+        println!("T = {time}, {outputs:?}: {kept} bytes, {anew} with recomputation");
+        assert!((anew as f64) < most * kept as f64, "T = {time}, {outputs:?}: {anew} of {kept} bytes");
+    }
+}
