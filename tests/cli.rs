@@ -596,7 +596,8 @@ mod cuda {
     fn recomputation_ends_with_the_same_bytes_in_less_memory() {
         let folder = temporary();
         let train = |out: &str, more: &[&str]| {
-            let run = ["train", "parity_check", "--out", out, "--steps", "2", "--seed", "5", "--samples", "1"];
+            let run =
+                ["train", "parity_check", "--out", out, "--steps", "2", "--seed", "5", "--samples", "1"];
             let larger = ["--every", "499", "--hidden", "16", "--batch", "50", "--max-length", "60"];
             stdout(&on_gpu(folder.path(), &[&run[..], &larger, &CUDA, more].concat(), &[]))
         };

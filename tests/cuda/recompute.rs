@@ -12,14 +12,18 @@ use crate::common::{Batch, Runner, between, kept, lengths, narrow, normals, para
 const WINDOW: usize = 1024;
 
 /// Trains both ways and demands the same bits; `windows` are computed anew, one after the other.
-fn check(device: &Device, storage: Storage, config: &Config, batch: &Batch, outputs: &Outputs, windows: usize) {
+fn check(
+    device: &Device,
+    storage: Storage,
+    config: &Config,
+    batch: &Batch,
+    outputs: &Outputs,
+    windows: usize,
+) {
     let mut random = random(config.hidden as u64);
     let what = format!("{storage:?}, {config:?}, {outputs:?}, {} sequences", batch.lengths().len());
-    let runner = Runner::training(
-        &device.backend(storage),
-        config,
-        &narrow(&parameters(config, &mut random, 1.0)),
-    );
+    let runner =
+        Runner::training(&device.backend(storage), config, &narrow(&parameters(config, &mut random, 1.0)));
     let schedule = kept(&batch.lengths(), outputs);
     let rows = schedule.outputs().len() * schedule.width();
     let d_logits = narrow(&normals(&mut random, rows * config.output, 1.0));
@@ -53,10 +57,9 @@ fn the_gradient_has_the_bits_of_training_that_keeps_z() {
                 // 72 merges a sequence, in steps of at most 20: windows of 1024 rows.
                 let long = vec![40; 40];
                 let ragged = lengths(&mut random, 30, 8);
-                for (lengths, outputs, windows) in [
-                    (long, Outputs::All, (72 * 40usize).div_ceil(WINDOW)),
-                    (ragged, Outputs::Last, 1),
-                ] {
+                for (lengths, outputs, windows) in
+                    [(long, Outputs::All, (72 * 40usize).div_ceil(WINDOW)), (ragged, Outputs::Last, 1)]
+                {
                     let batch = match (round + layers + windows) % 2 {
                         0 => Batch::tokens(&mut random, &lengths, 3),
                         _ => Batch::dense(&mut random, &lengths, 3),
@@ -103,7 +106,11 @@ fn a_merge_takes_what_is_said() {
                 let [short, long] = [of(40), of(80)];
                 let [bytes, merges, leaves] = [0, 1, 2].map(|i| long[i] - short[i]);
                 let a_leaf = state + 3 * element;
-                assert_eq!(bytes, (merges * a_merge + leaves * a_leaf) * units, "{storage:?}, {pass:?}, {layers}");
+                assert_eq!(
+                    bytes,
+                    (merges * a_merge + leaves * a_leaf) * units,
+                    "{storage:?}, {pass:?}, {layers}"
+                );
             }
         }
     }

@@ -105,7 +105,7 @@ impl Backward<'_> {
             // It writes the step's states once more, the same bits.
             frame.step(&self.kernels.cells, Some(&self.kept), start, end - start)?;
             self.step(start, end - start)?;
-            if start % window == 0 {
+            if start.is_multiple_of(window) {
                 self.stage_gradients(start, window.min(frame.plan.merge_rows() - start))?;
             }
             end = start;
