@@ -44,43 +44,42 @@ fn check(
     anew.0.assert_same_bits(&kept.0, &what);
 }
 
-/// Both cells with 0, 1 and 2 unary layers; tokens and dense input; steps that end within a window, and a window within a
-/// step; padded and ragged.
+/// Both cells with 0, 1 and 2 unary layers; tokens and dense input; steps that go over the end of a window; padded and
+/// ragged.
 #[test]
 fn the_gradient_has_the_bits_of_training_that_keeps_z() {
     let mut random = random(1000);
     let device = Device::take();
-    for storage in Storage::TRAINED {
-        for (round, cell) in [Cell::Lstm, Cell::Rnn].into_iter().enumerate() {
-            for layers in 0..3 {
-                let config = Config::new(3, between(&mut random, 1, 18), 2).cell(cell).unary_layers(layers);
-                // 72 merges a sequence, in steps of at most 20: windows of 1024 rows.
-                let long = vec![40; 40];
-                let ragged = lengths(&mut random, 30, 8);
-                for (lengths, outputs, windows) in
-                    [(long, Outputs::All, (72 * 40usize).div_ceil(WINDOW)), (ragged, Outputs::Last, 1)]
-                {
-                    let batch = match (round + layers + windows) % 2 {
-                        0 => Batch::tokens(&mut random, &lengths, 3),
-                        _ => Batch::dense(&mut random, &lengths, 3),
-                    };
-                    check(&device, storage, &config, &batch, &outputs, windows);
-                }
-            }
+    for (round, storage) in Storage::TRAINED.into_iter().enumerate() {
+        let models =
+            [Cell::Lstm, Cell::Rnn].into_iter().flat_map(|cell| (0..3).map(move |layers| (cell, layers)));
+        for (index, (cell, layers)) in models.enumerate() {
+            let config = Config::new(3, between(&mut random, 1, 16), 2).cell(cell).unary_layers(layers);
+            // 72 merges a sequence, in steps of at most 20: windows of 1024 rows.
+            let (lengths, outputs, windows) = match (index + round) % 3 {
+                0 if index < 3 => (vec![40; 30], Outputs::All, (72 * 30usize).div_ceil(WINDOW)),
+                0 | 1 => (vec![40; 15], Outputs::All, (72 * 15usize).div_ceil(WINDOW)),
+                _ => (lengths(&mut random, 30, 8), Outputs::Last, 1),
+            };
+            let batch = match (index + round + index / 3) % 2 {
+                0 => Batch::tokens(&mut random, &lengths, 3),
+                _ => Batch::dense(&mut random, &lengths, 3),
+            };
+            check(&device, storage, &config, &batch, &outputs, windows);
         }
         let config = Config::new(3, 5, 2);
         check(&device, storage, &config, &Batch::tokens(&mut random, &[1; 5], 3), &Outputs::All, 0);
     }
 }
 
-/// A step of more rows than a launch takes, 16384, and more chunks of a weight's gradient than a launch has windows.
+/// A step of more rows than a launch takes, 16384, and of more than are there at a time.
 #[test]
 fn a_step_of_many_rows_has_the_bits_of_training_that_keeps_z() {
     let mut random = random(1010);
     let device = Device::take();
     let config = Config::new(2, 3, 1).cell(Cell::Rnn).unary_layers(0);
-    let batch = Batch::tokens(&mut random, &vec![3; 17_000], 2);
-    check(&device, Storage::Ffma, &config, &batch, &Outputs::Last, 34_000usize.div_ceil(16_384));
+    let batch = Batch::tokens(&mut random, &vec![2; 17_000], 2);
+    check(&device, Storage::Ffma, &config, &batch, &Outputs::Last, 2);
 }
 
 /// Bytes of a merge and of a leaf, both where the workspace of a window and of partial sums is the same.
@@ -124,9 +123,9 @@ fn a_workspace_is_as_much_smaller() {
     let config = Config::new(2, 256, 2);
     for (time, outputs, most) in [
         (40, Outputs::All, 0.82),
-        (40, Outputs::Last, 0.9),
+        (40, Outputs::Last, 0.95),
         (500, Outputs::All, 0.65),
-        (500, Outputs::Last, 0.7),
+        (500, Outputs::Last, 0.76),
     ] {
         let schedule = kept(&[time; 128], &outputs);
         let [kept, anew] = [Pass::Train, Pass::TrainRecompute]
