@@ -1,16 +1,18 @@
 // The gradient of a layer's weights: dW = sum over rows of inputᵀ dz, db = sum of dz.
 //
-// A block owns a tile of dW, kM inputs by 128 columns, over one chunk of rows; which rows are in a chunk depends on their
-// number only. Both operands lie row by row, and rows are k here, so tensor cores read both transposed. The tile is added
-// to memory every 1024 rows: a tensor core's own sum truncates. `reduce` adds the chunks in their order: no atomics, the
-// same bits run after run. Memory a block: its rows' inputs and dz, of a row 128 dz and as many inputs, in f32 64.
+// Rows come in windows of 1024, which go round the chunks: window i is added to chunk i % chunks, and how many chunks there
+// are depends on the number of rows only. A block owns a tile of dW, kM inputs by 128 columns, of one chunk, and adds its
+// windows to memory one by one, a tensor core's own sum truncating, the last first: so a launch may take a range of windows
+// alone, once those above it were added. `reduce` adds the chunks in their order: no atomics, the same bits run after run,
+// however the windows were divided among launches. Both operands lie row by row, and rows are k here, so tensor cores read both
+// transposed. Memory a block: its rows' inputs and dz, of a row 128 dz and as many inputs, in f32 64.
 #pragma once
 #include "common/arguments.cuh"
 #include "common/product.cuh"
 
 constexpr int kThreads = 128;
 constexpr int kN = 128;         // columns of a tile
-constexpr int kWindow = 1024;   // rows between two additions to memory
+constexpr int kWindow = 1024;   // rows of a window
 constexpr int kGradientRows = 32; // rows of a stage
 
 // A stage: rows of the inputs, then rows of dz, each padded by a chunk.
@@ -212,22 +214,23 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
     const uint32_t tiles = divide_up(arguments.segment, S::kM); // of a segment
     const uint32_t segment = blockIdx.y / tiles, first_input = blockIdx.y % tiles * S::kM;
     const uint32_t first_column = blockIdx.x * kN;
-    const uint32_t begin = blockIdx.z * arguments.chunk;
-    const uint32_t end = min(arguments.rows - begin, arguments.chunk) + begin;
-    float* const w = arguments.w + (size_t(blockIdx.z) * arguments.segments + segment) * arguments.segment * arguments.n;
+    const uint32_t base = arguments.first / kWindow; // windows below the range
+    const uint32_t last = divide_up(arguments.rows, uint32_t(kWindow)) - 1 - blockIdx.z; // window of the range
+    const uint32_t chunk = (base + last) % arguments.chunks;
+    float* const w = arguments.w + (size_t(chunk) * arguments.segments + segment) * arguments.segment * arguments.n;
 
     const RowCopier<Storage, S::kM, S::kInputRow, S::kInputPlane> inputs(arguments.input, arguments.segment, first_input);
     const RowCopier<Storage, kN, S::kColumnRow, S::kColumnPlane> columns(arguments.dz, arguments.n, first_column);
     GradientTile<Storage> tile;
-    float db = 0.0f; // of a column a thread
-    for (uint32_t start = begin; start < end; start += kWindow) {
-        const uint32_t rows = min(end - start, uint32_t(kWindow));
+    for (uint32_t left = last + 1; left > 0; left -= min(left, arguments.chunks)) {
+        const uint32_t start = (left - 1) * kWindow, rows = min(arguments.rows - start, uint32_t(kWindow));
+        const bool add = base + left - 1 + arguments.chunks < arguments.windows; // one above is there
         for (uint32_t i = threadIdx.x; i < divide_up(rows, kGradientRows) * kGradientRows; i += kThreads) {
             if (i >= rows) {
                 numbers[i] = 0;
                 continue;
             }
-            const uint32_t entry = (start + i) / arguments.width, lane = start + i - entry * arguments.width;
+            const uint32_t row = arguments.first + start + i, entry = row / arguments.width, lane = row - entry * arguments.width;
             const uint32_t* slots = segment == 0 ? arguments.left : arguments.right;
             numbers[i] = slots != nullptr ? slots[entry] * arguments.width + lane
                                           : arguments.count > 0 ? lane * arguments.count + entry : start + i;
@@ -247,6 +250,7 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
             end_group();
         }
         tile.clear();
+        float db = 0.0f; // of a column a thread
 #pragma unroll 1
         for (uint32_t first = 0; first < stages; first += S::kStages) {
 #pragma unroll
@@ -272,15 +276,16 @@ __device__ inline void weight_gradient_of(const WeightGradientArguments& argumen
         tile.for_each([&](uint32_t row, uint32_t column, float first, float second) {
             if (first_input + row < arguments.segment && first_column + column < arguments.n) {
                 float* to = w + size_t(first_row + row) * arguments.n + first_column + column;
-                if (start > begin) {
+                if (add) {
                     first = __fadd_rn(to[0], first);
                     second = __fadd_rn(to[1], second);
                 }
                 *reinterpret_cast<float2*>(to) = make_float2(first, second);
             }
         });
-    }
-    if (blockIdx.y == 0 && first_column + threadIdx.x < arguments.n) {
-        arguments.b[size_t(blockIdx.z) * arguments.n + first_column + threadIdx.x] = db;
+        if (blockIdx.y == 0 && first_column + threadIdx.x < arguments.n) {
+            float* to = arguments.b + size_t(chunk) * arguments.n + first_column + threadIdx.x;
+            *to = add ? __fadd_rn(*to, db) : db;
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Training on the fifteen tasks, as the paper does it: a length drawn for each step, one batch, cross entropy at
 //! the output positions, the norm clipped, Adam. A run is a function of its settings and its seed.
 
-use crate::backend::Backend;
 use crate::backend::steps::LengthBatch;
+use crate::backend::{Backend, Pass};
 use crate::error::{Error, Result};
 use crate::model::{Cell, Checkpoint, Config, Parameters, Recurrence};
 use crate::optim::{Adam, Optimizer};
@@ -155,9 +155,8 @@ impl<B: Backend> Trainer<B> {
         let time = |length| task.input_length(length) + task.output_length(length);
         let max_time = time(max_length).max(time(max_length.saturating_sub(1).max(1)));
         let outputs = task.output_length(max_length);
-        // Recorded steps keep every `z`.
-        let recorded = if recompute { None } else { B::steps(&parameters, batch, max_time, outputs)? };
-        let work = match recorded {
+        let pass = if recompute { Pass::TrainRecompute } else { Pass::Train };
+        let work = match B::steps(&parameters, pass, batch, max_time, outputs)? {
             Some(steps) => Work::Recorded(steps),
             None => {
                 let mut tape = match recompute {

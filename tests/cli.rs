@@ -592,6 +592,23 @@ mod cuda {
         }
     }
 
+    #[test]
+    fn recomputation_ends_with_the_same_bytes_in_less_memory() {
+        let folder = temporary();
+        let train = |out: &str, more: &[&str]| {
+            let run =
+                ["train", "parity_check", "--out", out, "--steps", "2", "--seed", "5", "--samples", "1"];
+            let larger = ["--every", "499", "--hidden", "16", "--batch", "50", "--max-length", "60"];
+            stdout(&on_gpu(folder.path(), &[&run[..], &larger, &CUDA, more].concat(), &[]))
+        };
+        let (kept, anew) = (train("kept", &[]), train("anew", &["--recompute"]));
+        assert!(anew.contains("computed anew") && !kept.contains("computed anew"), "{anew}");
+        let [kept, anew] = [kept, anew].map(|text| told_bytes(&text));
+        assert!(anew < kept * 7 / 8, "{anew} bytes with recomputation, {kept} without");
+        let model = |name: &str| fs::read(folder.path().join(name).join("model.safetensors")).unwrap();
+        assert!(model("kept") == model("anew"), "the runs differ");
+    }
+
     /// With steps of which one in four is read, so that the host runs ahead.
     #[test]
     fn a_run_killed_at_any_step_and_resumed_ends_with_the_same_bytes() {

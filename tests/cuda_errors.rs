@@ -250,25 +250,12 @@ fn training_in_f16_is_refused_at_once() {
     let words = &["training in f16 on cuda:0", "not available", "train in bf16 or f32"];
     let config = checkpoint().config;
     refused(Parameters::init(&config, cuda.clone(), 0).map(drop), words);
-    refused(cuda.weights(&config, Pass::Train).map(drop), words);
     let mut schedule = Schedule::default();
     Planner::new().padded(&mut schedule, 2, 4, &Outputs::All, Rows::Keep).expect("a schedule");
-    refused(cuda.plan(&config, &schedule, Pass::Train).map(drop), words);
-}
-
-#[test]
-fn recomputation_is_refused_at_once() {
-    let _alone = alone();
-    let cuda = Cuda::new(0).expect("a device");
-    let words = &["recomputation on cuda:0", "not available", "train without"];
-    let config = checkpoint().config;
-    refused(cuda.weights(&config, Pass::TrainRecompute).map(drop), words);
-    let mut schedule = Schedule::default();
-    Planner::new().padded(&mut schedule, 2, 4, &Outputs::All, Rows::Keep).expect("a schedule");
-    refused(cuda.plan(&config, &schedule, Pass::TrainRecompute).map(drop), words);
-    let parameters = Parameters::init(&config, cuda, 0).expect("parameters");
-    let mut tape = pr_lstm::Tape::recompute(&parameters, 2, 4).expect("an empty tape");
-    refused(tape.reserve(&Outputs::All), words);
+    for pass in [Pass::Train, Pass::TrainRecompute] {
+        refused(cuda.weights(&config, pass).map(drop), words);
+        refused(cuda.plan(&config, &schedule, pass).map(drop), words);
+    }
 }
 
 /// Of a pass backward: shapes that are not the plan's, weights and plans without a way back. Nothing is written.

@@ -64,16 +64,18 @@ struct TransposedArguments {
     uint32_t count, input_size;
 };
 
-// dW of a layer: inputs transposed times dz, rows cut into chunks.
+// dW of a layer: inputs transposed times dz, over a range of rows, a window of 1024 after the other.
 struct WeightGradientArguments {
-    const void* input;      // rows of [segment]: h of slots, [rows, units] of a stage, or dense input
-    const uint32_t* left;   // null: row r, or, with `count`, lane * count + entry
+    const void* input;      // rows of [segment]: h of slots; of the range [rows, units] of a stage, or dense input
+    const uint32_t* left;   // null: row r of the range, or, with `count`, lane * count + entry
     const uint32_t* right;
-    const void* dz;         // [rows, n]
-    float* w;               // [chunks, segments * segment, n]
-    float* b;               // [chunks, n]
-    uint32_t width, rows, count, segment, segments, n;
-    uint32_t chunk;         // rows of a chunk, a multiple of 1024
+    const void* dz;         // [rows, n], of the range
+    float* w;               // [chunks, segments * segment, n]; of windows above is added to
+    float* b;               // [chunks, n]; the same
+    uint32_t width;
+    uint32_t first, rows;   // the range; it begins with a window, and ends with one or with the layer's last row
+    uint32_t count, segment, segments, n;
+    uint32_t windows, chunks; // of all rows; window i belongs to chunk i % chunks
 };
 
 // dW of the leaf of tokens: the sum of the dz of a token's rows.

@@ -205,8 +205,8 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
     /// Derives the packed weights from the flat parameters.
     fn pack(&self, parameters: Self::View<'_, f32>, weights: &mut Self::Weights) -> Result<()>;
 
-    /// Turns a schedule into a plan. One to train wants [`Rows::Keep`](crate::tree::Rows::Keep). A device that keeps
-    /// every `z` in any case refuses [`Pass::TrainRecompute`] with [`Error::Unavailable`](crate::Error::Unavailable).
+    /// Turns a schedule into a plan. One to train wants [`Rows::Keep`](crate::tree::Rows::Keep). A sequential model keeps
+    /// every `z` in any case: there [`Pass::TrainRecompute`] is [`Error::Unavailable`](crate::Error::Unavailable).
     fn plan(&self, config: &Config, schedule: &Schedule, pass: Pass) -> Result<Self::Plan>;
     /// Refills a plan with another schedule. No memory is allocated if the plan has ever been as large.
     fn replan(&self, plan: &mut Self::Plan, schedule: &Schedule) -> Result<()>;

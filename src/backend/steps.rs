@@ -4,8 +4,8 @@
 use std::convert::Infallible;
 use std::fmt::Debug;
 
-use super::Backend;
 use super::cpu::Cpu;
+use super::{Backend, Pass};
 use crate::error::Result;
 use crate::model::Parameters;
 use crate::optim::Optimizer;
@@ -34,10 +34,11 @@ pub trait Sealed: Sized {
     /// Training steps that are recorded once a length, and taken in one call from then on.
     type Steps: Send + Debug;
 
-    /// Memory for steps of `batch` sequences of at most `time` tokens, of which the last `outputs` at most are read; `None`
-    /// where steps are taken call by call.
+    /// Memory for steps of `batch` sequences of at most `time` tokens, of which the last `outputs` at most are read, with `z`
+    /// kept or computed anew as the pass says; `None` where steps are taken call by call.
     fn steps(
         parameters: &Parameters<Self>,
+        pass: Pass,
         batch: usize,
         time: usize,
         outputs: usize,
@@ -66,7 +67,7 @@ pub trait Sealed: Sized {
 impl Sealed for Cpu {
     type Steps = Infallible;
 
-    fn steps(_: &Parameters<Self>, _: usize, _: usize, _: usize) -> Result<Option<Infallible>> {
+    fn steps(_: &Parameters<Self>, _: Pass, _: usize, _: usize, _: usize) -> Result<Option<Infallible>> {
         Ok(None)
     }
 

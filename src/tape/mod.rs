@@ -149,10 +149,11 @@ impl<B: Backend> Tape<B> {
 
     /// The same with less memory and more work: of a scan only the states are kept, and the walk back computes the
     /// gates' inputs `z` anew, a part of the scan at a time. With one unary layer a merge takes `4·H` numbers rather
-    /// than `13·H`, and a step a third more multiplications. The gradients have the same bits.
+    /// than `13·H` on the CPU, `5.5·H` rather than `11.5·H` on CUDA in bf16, and a step a third more multiplications. The
+    /// gradients have the same bits.
     ///
     /// # Errors
-    /// As [`new`](Self::new). CUDA keeps every `z`: there, what records or reserves a scan is
+    /// As [`new`](Self::new). A sequential model keeps every `z`: there, what records or reserves a scan is
     /// [`Error::Unavailable`].
     pub fn recompute(parameters: &Parameters<B>, max_batch: usize, max_time: usize) -> Result<Self> {
         Self::with_pass(parameters, max_batch, max_time, Pass::TrainRecompute)

@@ -13,6 +13,7 @@ mod memory;
 mod modelled;
 mod order;
 mod planned;
+mod recompute;
 mod steps;
 mod streams;
 mod tokens;

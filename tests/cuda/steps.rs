@@ -66,6 +66,31 @@ fn recorded_steps_have_the_bits_of_eager_ones() {
     }
 }
 
+/// As graphs and on a tape: lengths of several windows and of one, and less memory.
+#[test]
+fn steps_that_recompute_have_the_bits_of_those_that_do_not() {
+    let seed = u64::from(random(745).below(1000));
+    let device = Device::take();
+    let kept =
+        Settings { hidden: 6, batch: 100, max_length: 20, steps: 3, ..settings(Task::ParityCheck, seed) };
+    let anew = Settings { recompute: true, ..kept.clone() };
+    let runs = [(kept, 3), (anew.clone(), 3), (anew, 0)];
+    let [kept, anew, taped] = runs.map(|(settings, graphs)| {
+        let backend = device.backend(Storage::Bf16);
+        let backend = if graphs > 0 { backend } else { backend.without_graphs() };
+        let mut trainer = Trainer::new(settings, backend).unwrap();
+        let bytes = trainer.bytes();
+        device.calls();
+        let done = run(&mut trainer);
+        assert!(!device.is_virtual() || count(&device.calls(), "cuGraphLaunch") == graphs);
+        (bytes, done)
+    });
+    println!("{} bytes, {} anew", kept.0, anew.0);
+    assert!(anew.0 * 8 < kept.0 * 7, "{} bytes anew, {} kept", anew.0, kept.0);
+    assert!(kept.1.0.iter().any(|step| step.length > 12), "no length of several windows");
+    assert!(anew.1 == kept.1 && taped.1 == kept.1);
+}
+
 /// Every call of the driver in steps whose lengths are known: whether a place for the batch is free, a launch, and the event
 /// that tells the next but one.
 #[test]

@@ -73,7 +73,7 @@ pub(super) struct TransposedArguments {
     pub input_size: u32,
 }
 
-/// The gradient of a layer's weights, by chunks of rows.
+/// The gradient of a layer's weights, over a range of rows.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(super) struct WeightGradientArguments {
@@ -84,12 +84,14 @@ pub(super) struct WeightGradientArguments {
     pub w: u64,
     pub b: u64,
     pub width: u32,
+    pub first: u32,
     pub rows: u32,
     pub count: u32,
     pub segment: u32,
     pub segments: u32,
     pub n: u32,
-    pub chunk: u32,
+    pub windows: u32,
+    pub chunks: u32,
 }
 
 /// The same for the leaf of tokens.

@@ -1,5 +1,5 @@
 //! The pass backward as launches: the steps in reverse, in chunks as forward, then the leaves, then the gradients of the
-//! weights.
+//! weights. Where `z` was not kept a chunk runs forward once more before, and the weights' gradients follow window by window.
 //!
 //! Of a chunk of a step: the last layer's gates, from the gradients that the readers of its state left in their places;
 //! layer by layer `dz` times the weights transposed, into the gates of the layer before; the merge's into its own places.
@@ -15,8 +15,9 @@ use super::kernels::Kind;
 use super::launch::Span;
 use super::plan::{List, MOST_ROWS};
 use super::regions::Kept;
-use super::storage::{Chunks, GRADIENT_COLUMNS, Layer, Sizes, TOKEN_COLUMNS, Transposed};
+use super::storage::{Chunks, GRADIENT_COLUMNS, GRADIENT_WINDOW, Layer, Sizes, TOKEN_COLUMNS, Transposed};
 use super::training::TrainingKernels;
+use crate::backend::Pass;
 use crate::error::{Error, Result};
 
 /// A pass backward at work.
@@ -30,13 +31,17 @@ pub(super) struct Backward<'a> {
     pub gradient: Span,
 }
 
-/// The rows of a layer whose weights' gradient is taken.
+/// The rows of a layer over which its weights' gradient is taken.
 struct Operands {
     input: u64,
     /// The slots of a merge's states, else 0.
     lists: [u64; 2],
     dz: u64,
+    /// The first row, that of a window, and how many.
+    first: usize,
     rows: usize,
+    /// Rows of the layer.
+    all: usize,
     /// Leaves whose dense input it is, else 0.
     count: usize,
 }
@@ -46,8 +51,13 @@ impl Backward<'_> {
     pub(super) fn run(&self, input: &CudaInput<'_>, d_input: Option<Span>) -> Result<()> {
         let (frame, width) = (self.frame, self.frame.plan.width);
         let steps: Vec<_> = frame.plan.steps().collect();
+        let anew = frame.plan.pass == Pass::TrainRecompute;
         for &(first, merges) in steps.iter().rev() {
             let (first, rows) = (first * width, merges * width);
+            if anew {
+                self.step_anew(first, rows)?;
+                continue;
+            }
             for start in (0..rows).step_by(MOST_ROWS) {
                 self.step(first + start, MOST_ROWS.min(rows - start))?;
             }
@@ -73,19 +83,48 @@ impl Backward<'_> {
                 for (first, count) in frame.input_chunks() {
                     let input = frame.store_input(x, first, count)?;
                     let dz = frame.z_leaf(&self.kept, first * width);
-                    let operands = Operands { input, lists: [0; 2], dz, rows: count * width, count };
-                    self.weight_gradient(&frame.weights.leaf, &operands)?;
+                    let rows = count * width;
+                    let operands = Operands { input, lists: [0; 2], dz, first: 0, rows, all: rows, count };
+                    self.weight_gradient(&frame.weights.leaf, self.kept.partial, &operands)?;
                 }
             }
         }
-        let rows = frame.plan.merge_rows();
+        match anew {
+            true => Ok(()),
+            false => self.stage_gradients(0, frame.plan.merge_rows()),
+        }
+    }
+
+    /// Rows `first .. first + rows` of the pass's merges, which are one step's, with their `z` computed anew; from the last
+    /// to the first, cut where windows end. A window's gradients of weights are taken once its first row is through.
+    fn step_anew(&self, first: usize, rows: usize) -> Result<()> {
+        let (frame, window) = (self.frame, self.kept.window);
+        let mut end = first + rows;
+        while end > first {
+            let start = ((end - 1) / window * window).max(first);
+            // It writes the step's states once more, the same bits.
+            frame.step(&self.kernels.cells, Some(&self.kept), start, end - start)?;
+            self.step(start, end - start)?;
+            if start.is_multiple_of(window) {
+                self.stage_gradients(start, window.min(frame.plan.merge_rows() - start))?;
+            }
+            end = start;
+        }
+        Ok(())
+    }
+
+    /// The gradients of the weights of merge and unary layers, over rows `first .. first + rows` of the pass's merges. Ranges
+    /// follow each other downwards.
+    fn stage_gradients(&self, first: usize, rows: usize) -> Result<()> {
+        let frame = self.frame;
         for (stage, layer) in frame.weights.stages.iter().enumerate() {
             let (input, lists) = match stage {
                 0 => (frame.h, [List::Left, List::Right].map(|list| frame.list(list, 0))),
-                _ => (frame.stage(&self.kept, stage - 1, 0, rows)[0], [0; 2]),
+                _ => (frame.stage(&self.kept, stage - 1, first, rows)[0], [0; 2]),
             };
-            let dz = frame.z(&self.kept, stage, 0, rows);
-            self.weight_gradient(layer, &Operands { input, lists, dz, rows, count: 0 })?;
+            let dz = frame.z(&self.kept, stage, first, rows);
+            let operands = Operands { input, lists, dz, first, rows, all: frame.plan.merge_rows(), count: 0 };
+            self.weight_gradient(layer, self.kept.partial_of(stage), &operands)?;
         }
         Ok(())
     }
@@ -194,12 +233,12 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// Where the partial sums of a layer's `inputs` rows of weights lie, and of its bias; so many chunks of each.
-    fn partial(&self, layer: &Layer, chunks: [usize; 2], inputs: usize) -> [u64; 2] {
+    /// The partial sums from byte `partial` on of a layer's `inputs` rows of weights, and of its bias; so many chunks of each.
+    fn partial(&self, layer: &Layer, partial: usize, chunks: [usize; 2], inputs: usize) -> [u64; 2] {
         let n = layer.gates * self.frame.sizes().units;
         let [w, b] = [4 * chunks[0] * inputs * n, 4 * chunks[1] * n];
         let Frame { workspace, .. } = self.frame;
-        [workspace.at(self.kept.partial, w), workspace.at(self.kept.partial + w, b)]
+        [workspace.at(partial, w), workspace.at(partial + w, b)]
     }
 
     /// Chunks of a layer's rows.
@@ -207,12 +246,13 @@ impl Backward<'_> {
         Chunks::of(rows, self.frame.sizes().gradient_numbers(layer.gates, layer.segments * layer.padded))
     }
 
-    fn weight_gradient(&self, layer: &Layer, operands: &Operands) -> Result<()> {
+    /// Adds a range of rows to the partial sums; the lowest, which comes last, has those added to the flat gradient.
+    fn weight_gradient(&self, layer: &Layer, partial: usize, operands: &Operands) -> Result<()> {
         let Frame { plan, cuda, .. } = self.frame;
-        let &Operands { input, lists: [left, right], dz, rows, count } = operands;
+        let &Operands { input, lists: [left, right], dz, first, rows, all, count } = operands;
         let n = layer.gates * self.frame.sizes().units;
-        let chunks = self.chunks(layer, rows);
-        let [w, b] = self.partial(layer, [chunks.count; 2], layer.segments * layer.padded);
+        let chunks = self.chunks(layer, all);
+        let [w, b] = self.partial(layer, partial, [chunks.count; 2], layer.segments * layer.padded);
         let arguments = WeightGradientArguments {
             input,
             left,
@@ -221,19 +261,25 @@ impl Backward<'_> {
             w,
             b,
             width: plan.width as u32,
+            first: first as u32,
             rows: rows as u32,
             count: count as u32,
             segment: layer.padded as u32,
             segments: layer.segments as u32,
             n: n as u32,
-            chunk: chunks.rows as u32,
+            windows: all.div_ceil(GRADIENT_WINDOW) as u32,
+            chunks: chunks.count as u32,
         };
         let inputs = layer.segments * layer.padded.div_ceil(self.frame.sizes().storage.gradient_inputs());
-        let blocks = [n.div_ceil(GRADIENT_COLUMNS), inputs, chunks.count];
+        let chunks_of_range = chunks.count.min(rows.div_ceil(GRADIENT_WINDOW));
+        let blocks = [n.div_ceil(GRADIENT_COLUMNS), inputs, chunks_of_range];
         let kernel = &self.kernels.weight_gradient;
         let action = "find a weight's gradient";
         cuda.launch(action, &kernel.function, &arguments, blocks, 128, kernel.shared)?;
-        self.reduce(layer, [chunks.count; 2], layer.padded)
+        match first {
+            0 => self.reduce(layer, partial, [chunks.count; 2], layer.padded),
+            _ => Ok(()),
+        }
     }
 
     fn token_gradient(&self, tokens: Span) -> Result<()> {
@@ -243,7 +289,7 @@ impl Backward<'_> {
         let vocabulary = layer.segment;
         let [of_tokens, of_bias] = [vocabulary, 1].map(|tokens| Chunks::of_tokens(rows, tokens));
         let chunks = [of_tokens.count, of_bias.count];
-        let [w, b] = self.partial(layer, chunks, vocabulary);
+        let [w, b] = self.partial(layer, self.kept.partial, chunks, vocabulary);
         let arguments = TokenGradientArguments {
             tokens: tokens.at(0, 4 * rows),
             dz: self.frame.z_leaf(&self.kept, 0),
@@ -261,13 +307,13 @@ impl Backward<'_> {
         let blocks = [of_bias.count + vocabulary * of_tokens.count, n.div_ceil(TOKEN_COLUMNS), 1];
         let kernel = &self.kernels.token_gradient;
         cuda.launch("find the tokens' gradient", kernel, &arguments, blocks, TOKEN_COLUMNS as u32, 0)?;
-        self.reduce(layer, chunks, vocabulary)
+        self.reduce(layer, self.kept.partial, chunks, vocabulary)
     }
 
     /// Adds the chunks of the weights, whose segments are `padded` rows apart, and of the bias to the flat gradient.
-    fn reduce(&self, layer: &Layer, chunks: [usize; 2], padded: usize) -> Result<()> {
+    fn reduce(&self, layer: &Layer, partial: usize, chunks: [usize; 2], padded: usize) -> Result<()> {
         let Sizes { units, hidden, .. } = *self.frame.sizes();
-        let [partial_w, partial_b] = self.partial(layer, chunks, layer.segments * padded);
+        let [partial_w, partial_b] = self.partial(layer, partial, chunks, layer.segments * padded);
         let flat = |range: &std::ops::Range<usize>| self.gradient.at(4 * range.start, 4 * range.len());
         let arguments = ReduceArguments {
             partial_w,

@@ -9,23 +9,31 @@ use super::frame::Frame;
 use super::kernels::{Cells, Kind};
 use super::launch::Span;
 use super::plan::{List, MOST_ROWS};
+use super::regions::Kept;
 use super::storage::Sizes;
+use crate::backend::Pass;
 use crate::error::Result;
 
 impl Frame<'_> {
     pub(super) fn forward(&self, input: &CudaInput<'_>, hidden: Span) -> Result<()> {
+        let plain = &self.cuda.kernels().cells;
+        // What runs the leaves keeps `z` where there is a way back.
         let cells = match self.regions.kept {
             Some(_) => &self.cuda.training()?.kernels.cells,
-            None => &self.cuda.kernels().cells,
+            None => plain,
         };
         match input {
             CudaInput::Tokens(tokens) => self.tokens(cells, tokens)?,
             CudaInput::Dense(x) => self.dense(cells, x)?,
         }
+        let (cells, kept) = match self.plan.pass {
+            Pass::Train => (cells, self.regions.kept),
+            _ => (plain, None),
+        };
         for (first, merges) in self.plan.steps() {
             let (first, rows) = (first * self.plan.width, merges * self.plan.width);
             for start in (0..rows).step_by(MOST_ROWS) {
-                self.step(cells, first + start, MOST_ROWS.min(rows - start))?;
+                self.step(cells, kept.as_ref(), first + start, MOST_ROWS.min(rows - start))?;
             }
         }
         self.collect(hidden)
@@ -85,14 +93,15 @@ impl Frame<'_> {
         Ok(())
     }
 
-    /// Launch rows `first .. first + rows` of the pass's merges, through all stages.
-    fn step(&self, cells: &Cells, first: usize, rows: usize) -> Result<()> {
+    /// Launch rows `first .. first + rows` of the pass's merges, through all stages; `z` and what lies between them is kept
+    /// or not, as the cells do it.
+    pub(super) fn step(&self, cells: &Cells, kept: Option<&Kept>, first: usize, rows: usize) -> Result<()> {
         let plan = self.plan;
         let Sizes { units, h_row, .. } = *self.sizes();
         let last = self.weights.stages.len() - 1;
         // Between two stages: `h` and `c`, and whether `c` too lies there by the chunk's rows. Where nothing is kept it is
         // updated in place.
-        let between = |stage: usize| match &self.regions.kept {
+        let between = |stage: usize| match kept {
             Some(kept) => (self.stage(kept, stage, first, rows), 1),
             None => ([self.workspace.at(self.regions.between[stage % 2], rows * h_row), self.c], 0),
         };
@@ -119,7 +128,7 @@ impl Frame<'_> {
                 units: units as u32,
                 segment: units as u32,
                 h_local: u32::from(stage != last),
-                z: self.regions.kept.map_or(0, |kept| self.z(&kept, stage, first, rows)),
+                z: kept.map_or(0, |kept| self.z(kept, stage, first, rows)),
                 c_in_local,
                 c_out_local,
             };

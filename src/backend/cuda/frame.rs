@@ -47,19 +47,19 @@ impl Frame<'_> {
         self.workspace.at(start + first * row, rows * row)
     }
 
-    /// `h` and `c` that a stage but the last left of some of the merges' rows, where they are kept.
+    /// `h` and `c` that a stage but the last left of some of the merges' rows, of one window, where they are kept.
     pub(super) fn stage(&self, kept: &Kept, stage: usize, first: usize, rows: usize) -> [u64; 2] {
-        let first = stage * self.plan.merge_rows() + first;
+        let first = stage * kept.window + first % kept.window;
         let Sizes { h_row, c_row, .. } = *self.sizes();
         [(kept.stage_h, h_row), (kept.stage_c, c_row)].map(|(start, row)| self.rows(start, row, first, rows))
     }
 
-    /// `z` of a stage of some of the merges' rows.
+    /// `z` of a stage of some of the merges' rows, of one window.
     pub(super) fn z(&self, kept: &Kept, stage: usize, first: usize, rows: usize) -> u64 {
-        let row = self.weights.stages[stage].z_row;
+        let (row, first) = (self.weights.stages[stage].z_row, first % kept.window);
         match stage {
             0 => self.rows(kept.z_merge, row, first, rows),
-            _ => self.rows(kept.z_unary, row, (stage - 1) * self.plan.merge_rows() + first, rows),
+            _ => self.rows(kept.z_unary, row, (stage - 1) * kept.window + first, rows),
         }
     }
 

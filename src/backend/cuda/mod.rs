@@ -186,11 +186,7 @@ impl Cuda {
     fn can_run(&self, pass: Pass) -> Result<()> {
         match pass {
             Pass::Infer | Pass::Stream => Ok(()),
-            Pass::Train => self.training().map(drop),
-            Pass::TrainRecompute => Err(Error::Unavailable {
-                what: format!("recomputation on {}", self.name()),
-                why: "its passes keep every z: train without, or with smaller batches".into(),
-            }),
+            Pass::Train | Pass::TrainRecompute => self.training().map(drop),
         }
     }
 
@@ -345,7 +341,8 @@ impl Cuda {
 
     /// Launches a kernel on so many rows, in tiles that suit them; so many packed blocks beside each other. It reads packed
     /// weights and lists before it waits for the launch before it, which must not write them: between packing and a tile there
-    /// is a launch always, of leaves, of dense input or of gradients.
+    /// is a launch always, of leaves, of dense input or of gradients, and between packing and a way back with `z` computed anew
+    /// the way forward.
     fn tiled<A: Arguments>(
         &self,
         action: &str,

@@ -90,7 +90,7 @@ impl CudaPlan {
         {
             host.extend_from_slice(list);
         }
-        if *pass == Pass::Train {
+        if pass.trains() {
             readers.fill(schedule);
             host.extend_from_slice(readers.starts());
             host.extend_from_slice(readers.all());
@@ -139,9 +139,9 @@ impl CudaPlan {
     /// Entries of each list.
     pub(super) fn entries(&self) -> [usize; 8] {
         let CudaPlan { merges, leaves, outputs, .. } = *self;
-        match self.pass {
-            Pass::Train => [merges, merges, merges, leaves, outputs, self.slots + 1, 2 * merges, self.slots],
-            _ => [merges, merges, merges, leaves, outputs, 0, 0, 0],
+        match self.pass.trains() {
+            true => [merges, merges, merges, leaves, outputs, self.slots + 1, 2 * merges, self.slots],
+            false => [merges, merges, merges, leaves, outputs, 0, 0, 0],
         }
     }
 }
@@ -164,9 +164,9 @@ pub(super) enum List {
 /// Words that the lists of a schedule take, and those of any that needs no more memory than this one has.
 fn room(schedule: &Schedule, pass: Pass) -> usize {
     let entries = schedule.room();
-    match pass {
+    match pass.trains() {
         // Two words a slot, and two a merge.
-        Pass::Train => HEAD + 1 + 2 * entries + 2 * entries.max(schedule.slots()),
-        _ => HEAD + entries,
+        true => HEAD + 1 + 2 * entries + 2 * entries.max(schedule.slots()),
+        false => HEAD + entries,
     }
 }

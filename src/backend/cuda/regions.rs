@@ -1,7 +1,7 @@
 //! Where each matrix of a pass lies in its workspace; knows no address.
 
 use super::plan::{CudaPlan, MOST_ROWS};
-use super::storage::{ALIGNMENT, Chunks, Sizes};
+use super::storage::{ALIGNMENT, Chunks, GRADIENT_WINDOW, Sizes};
 use crate::backend::Pass;
 
 /// Bytes of dense input that are brought into the storage at a time.
@@ -12,7 +12,8 @@ const MOST_INPUT: usize = 16 << 20;
 pub(super) struct Regions {
     pub h: usize,
     pub c: usize,
-    /// `h` between two stages of a step, where it is not kept.
+    /// `h` between two stages of a step, where it is not kept. Where it is computed anew it lies there too: the pass
+    /// forward is over by then.
     pub between: [usize; 2],
     /// Of a pass with a way back.
     pub kept: Option<Kept>,
@@ -25,20 +26,34 @@ pub(super) struct Regions {
 /// What only a pass with a way back has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kept {
-    /// `h` and `c` after each stage but the last, `[R, merge rows]` rows of a state.
+    /// Rows of merges whose `z` and stages are there at a time: row `r` of the pass lies at `r % window`. All of them, or a
+    /// whole number of windows of the weights' gradients where `z` is computed anew.
+    pub window: usize,
+    /// `h` and `c` after each stage but the last, `[R, window]` rows of a state.
     pub stage_h: usize,
     pub stage_c: usize,
-    /// `z`, then `dz`, of the leaves, the merges, and `[R, merge rows]` of the unary layers.
+    /// `z`, then `dz`, of the leaves, `[window]` of the merges, and `[R, window]` of the unary layers.
     pub z_leaf: usize,
     pub z_merge: usize,
     pub z_unary: usize,
     /// Gradient of `c` between two stages of a step, `[rows of a chunk, units]` f32.
     pub dc: usize,
-    /// Partial sums of the gradient of one layer's weights, f32.
+    /// Partial sums of the gradient of a layer's weights, f32: of the leaf, and each stage.
     pub partial: usize,
+    /// Bytes from the merge's to those of the first unary layer, and from each of these to the next; 0 where one layer is
+    /// finished before another begins.
+    pub partial_steps: [usize; 2],
     /// Each merge's gradients of its two states, `[merge rows, 2 * units]` f32.
     pub h_places: usize,
     pub c_places: usize,
+}
+
+impl Kept {
+    /// Where the partial sums of a stage lie.
+    pub(super) fn partial_of(&self, stage: usize) -> usize {
+        let [to_first, to_next] = self.partial_steps;
+        if stage == 0 { self.partial } else { self.partial + to_first + (stage - 1) * to_next }
+    }
 }
 
 impl CudaPlan {
@@ -71,22 +86,34 @@ impl CudaPlan {
         let rows = if self.pass == Pass::Stream { 0 } else { self.slots * self.width };
         let (h, c) = (take(rows, h_row), take(rows, c_row));
         let (between, kept, input);
-        if self.pass == Pass::Train {
+        if self.pass.trains() {
             let (merges, leaves) = (self.merge_rows(), self.leaf_rows());
-            let kept_rows = merges.saturating_mul(unary);
+            let anew = self.pass == Pass::TrainRecompute;
+            // The widest step fits where one can.
+            let window = if anew { chunk.next_multiple_of(GRADIENT_WINDOW).min(merges) } else { merges };
+            let kept_rows = window.saturating_mul(unary);
+            let [of_leaf, of_merge, of_unary] = self.partial_numbers();
+            let first = of_leaf.max(of_merge);
+            let (partial, partial_steps) = match anew {
+                true => (first.saturating_add(of_unary.saturating_mul(unary)), [first, of_unary]),
+                false => (first.max(of_unary), [0; 2]),
+            };
             let z_row = |states| storage.row_bytes(cell.gates(states) * units);
             let places = Kept {
+                window: window.max(1),
                 stage_h: take(kept_rows, h_row),
                 stage_c: take(kept_rows, c_row),
                 z_leaf: take(leaves, z_row(0)),
-                z_merge: take(merges, z_row(2)),
+                z_merge: take(window, z_row(2)),
                 z_unary: take(kept_rows, z_row(1)),
                 dc: take(chunk, c_row),
-                partial: take(self.partial_numbers(), 4),
+                partial: take(partial, 4),
+                partial_steps: partial_steps.map(|numbers| numbers.saturating_mul(4)),
                 h_places: take(merges, 2 * 4 * units),
                 c_places: take(merges, 2 * c_row),
             };
-            (between, kept, input) = ([0; 2], Some(places), places.h_places);
+            between = [0, window].map(|rows| places.stage_h.saturating_add(rows.saturating_mul(h_row)));
+            (kept, input) = (Some(places), places.h_places);
         } else {
             between = [1, 2].map(|layers| take(if unary >= layers { chunk } else { 0 }, h_row));
             (kept, input) = (None, between[0]);
@@ -96,8 +123,8 @@ impl CudaPlan {
         Regions { h, c, between, kept, input, end: end.max(input_end) }
     }
 
-    /// Numbers of the partial sums of the layer that has most.
-    fn partial_numbers(&self) -> usize {
+    /// Numbers of the partial sums of leaf, merge and a unary layer.
+    fn partial_numbers(&self) -> [usize; 3] {
         let Sizes { units, padded_input, .. } = self.sizes;
         let (cell, unary) = (self.config.cell, self.config.unary_layers);
         let layers = [
@@ -105,13 +132,13 @@ impl CudaPlan {
             (self.merge_rows(), cell.gates(2), 2 * units),
             (if unary > 0 { self.merge_rows() } else { 0 }, cell.gates(1), units),
         ];
-        let numbers = layers.map(|(rows, gates, inputs)| {
+        let [leaf, merge, unary] = layers.map(|(rows, gates, inputs)| {
             let numbers = self.sizes.gradient_numbers(gates, inputs);
             Chunks::at_most(rows, numbers).saturating_mul(numbers)
         });
         let n = cell.gates(0) * units;
         let of_tokens = Chunks::most_token_numbers(self.leaf_rows(), self.config.input, n);
-        numbers.into_iter().fold(of_tokens, usize::max)
+        [leaf.max(of_tokens), merge, unary]
     }
 }
 
@@ -135,11 +162,13 @@ mod tests {
             let config = Config::new(input, 20, 2).unary_layers(unary);
             largest_does_for_all(&cuda, &config, &outputs, Pass::Infer, Rows::Reuse);
             largest_does_for_all(&cuda, &config, &outputs, Pass::Train, Rows::Keep);
+            largest_does_for_all(&cuda, &config, &outputs, Pass::TrainRecompute, Rows::Keep);
         }
     }
 
     fn largest_does_for_all(cuda: &Cuda, config: &Config, outputs: &Outputs, pass: Pass, rows: Rows) {
-        let (most_batch, most_time) = (9, 40);
+        // More merges than a window has.
+        let (most_batch, most_time) = (30, 40);
         let (mut planner, mut schedule) = (Planner::new(), Schedule::default());
         let mut padded = |schedule: &mut Schedule, batch, time| {
             planner.padded(schedule, batch, time, outputs, rows).expect("a schedule");
@@ -177,14 +206,17 @@ mod tests {
     #[test]
     fn matrices_that_are_kept_do_not_overlap() {
         let cuda = device();
-        for (cell, unary, width, time) in
-            [(Cell::Lstm, 2, 3, 9), (Cell::Lstm, 0, 1, 1), (Cell::Rnn, 1, 70, 5), (Cell::Lstm, 1, 9000, 4)]
+        let shapes =
+            [(Cell::Lstm, 2, 3, 9), (Cell::Lstm, 0, 1, 1), (Cell::Rnn, 1, 70, 5), (Cell::Lstm, 2, 9000, 4)];
+        let passes = [Pass::Train, Pass::TrainRecompute];
+        for ((cell, unary, width, time), pass) in
+            shapes.into_iter().flat_map(|shape| passes.map(|pass| (shape, pass)))
         {
             let config = Config::new(5, 33, 2).cell(cell).unary_layers(unary);
             let mut schedule = Schedule::default();
             Planner::new().padded(&mut schedule, width, time, &Outputs::All, Rows::Keep).expect("a schedule");
-            let plan = CudaPlan::new(&cuda, &config, Pass::Train, &schedule).expect("a plan");
-            let Regions { h, c, kept, end, .. } = plan.regions();
+            let plan = CudaPlan::new(&cuda, &config, pass, &schedule).expect("a plan");
+            let Regions { h, c, between, kept, end, .. } = plan.regions();
             let kept = kept.expect("a way back");
             let Sizes { storage, units, h_row, c_row, .. } = plan.sizes;
             let (slots, leaves, merges) = (schedule.slots() * width, plan.leaf_rows(), plan.merge_rows());
@@ -196,22 +228,40 @@ mod tests {
             });
             let of_tokens = [5, 1].map(|vocabulary| Chunks::of_tokens(leaves, vocabulary).count * vocabulary);
             let of_tokens = of_tokens.iter().sum::<usize>() * cell.gates(0) * units * 4;
+            let chunk = plan.steps().map(|step| step.1 * width).max().unwrap_or(0).min(MOST_ROWS);
+            // What of the merges is there at a time: every step's chunk lies in it, and so in a whole number of windows.
+            let (at_once, partial) = match pass {
+                Pass::Train => (merges, partial.into_iter().fold(of_tokens, usize::max)),
+                _ => {
+                    let [of_leaf, of_merge, of_unary] = partial;
+                    let ends = (1..=unary).map(|stage| kept.partial_of(stage) + of_unary);
+                    let after_merge = if unary > 0 { kept.partial_of(1) } else { kept.h_places };
+                    assert!(kept.partial + of_leaf.max(of_merge).max(of_tokens) <= after_merge);
+                    assert!((2..=unary).all(|s| kept.partial_of(s - 1) + of_unary <= kept.partial_of(s)));
+                    assert!(between[1] + chunk * h_row <= kept.stage_c || unary < 2);
+                    assert!(between[0] + chunk * h_row <= between[1] || unary < 1);
+                    let rows = chunk.next_multiple_of(GRADIENT_WINDOW).min(merges);
+                    let end = ends.max().unwrap_or(kept.partial + of_leaf.max(of_merge).max(of_tokens));
+                    (rows, end - kept.partial)
+                }
+            };
+            assert_eq!(kept.window, at_once.max(1));
             let matrices = [
                 (h, slots * h_row),
                 (c, slots * c_row),
-                (kept.stage_h, unary * merges * h_row),
-                (kept.stage_c, unary * merges * c_row),
+                (kept.stage_h, unary * at_once * h_row),
+                (kept.stage_c, unary * at_once * c_row),
                 (kept.z_leaf, leaves * z(0)),
-                (kept.z_merge, merges * z(2)),
-                (kept.z_unary, unary * merges * z(1)),
-                (kept.dc, plan.steps().map(|step| step.1 * width).max().unwrap_or(0).min(MOST_ROWS) * c_row),
-                (kept.partial, partial.into_iter().fold(of_tokens, usize::max)),
+                (kept.z_merge, at_once * z(2)),
+                (kept.z_unary, unary * at_once * z(1)),
+                (kept.dc, chunk * c_row),
+                (kept.partial, partial),
                 (kept.h_places, merges * 2 * 4 * units),
                 (kept.c_places, merges * 2 * c_row),
             ];
             for (index, (start, bytes)) in matrices.into_iter().enumerate() {
                 let next = matrices.get(index + 1).map_or(end, |next| next.0);
-                assert!(start + bytes <= next, "{config:?}, matrix {index}");
+                assert!(start + bytes <= next, "{config:?}, {pass:?}, matrix {index}");
                 assert_eq!(start % ALIGNMENT, 0);
             }
         }

@@ -28,6 +28,8 @@ use crate::tree::{Outputs, Planner, Rows, Schedule};
 pub struct Steps {
     cuda: Cuda,
     config: Config,
+    /// With `z` kept or computed anew.
+    pass: Pass,
     planner: Planner,
     schedule: Schedule,
     memory: Memory,
@@ -124,6 +126,7 @@ impl Steps {
     /// of them use.
     pub(super) fn new(
         parameters: &Parameters<Cuda>,
+        pass: Pass,
         batch: usize,
         time: usize,
         outputs: usize,
@@ -135,7 +138,7 @@ impl Steps {
         let mut planner = Planner::new();
         let mut schedule = Schedule::default();
         planner.padded(&mut schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
-        let plan = cuda.plan(&config, &schedule, Pass::Train)?;
+        let plan = cuda.plan(&config, &schedule, pass)?;
         let shape = Shape { batch, time, outputs };
         let [hidden_len, logits_len] = [config.hidden, config.output].map(|row| shape.rows() * row);
         let d_hidden = parameters.layout().len().next_multiple_of(ALIGNMENT / size_of::<f32>());
@@ -157,7 +160,7 @@ impl Steps {
             Ok(Staged { words, recordings: Kept::default() })
         };
         let staged = [staged()?, staged()?];
-        Ok(Steps { cuda, config, planner, schedule, memory, staged, next: 0, fixed: None })
+        Ok(Steps { cuda, config, pass, planner, schedule, memory, staged, next: 0, fixed: None })
     }
 
     /// Enqueues a step, without waiting unless the host is two steps ahead of the device; records it first where it is the
@@ -234,7 +237,7 @@ impl Steps {
     ) -> Result<Recording> {
         let Shape { batch, time, outputs } = shape;
         self.planner.padded(&mut self.schedule, batch, time, &Outputs::LastN(outputs), Rows::Keep)?;
-        let plan = self.cuda.plan(&self.config, &self.schedule, Pass::Train)?;
+        let plan = self.cuda.plan(&self.config, &self.schedule, self.pass)?;
         let bytes = self.cuda.workspace_bytes(&plan);
         if bytes > self.memory.workspace.len() {
             let found = format!("{bytes} for a batch of {batch} by {time}");
@@ -266,12 +269,13 @@ impl Sealed for Cuda {
 
     fn steps(
         parameters: &Parameters<Self>,
+        pass: Pass,
         batch: usize,
         time: usize,
         outputs: usize,
     ) -> Result<Option<Steps>> {
         match parameters.backend().graphs {
-            true => Steps::new(parameters, batch, time, outputs).map(Some),
+            true => Steps::new(parameters, pass, batch, time, outputs).map(Some),
             false => Ok(None),
         }
     }
@@ -441,7 +445,7 @@ mod tests {
     fn the_step_size_is_read_where_it_lies() {
         let cuda = test_device();
         let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 1, Adam::paper()));
-        let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
+        let mut steps = Steps::new(&recorded.0, Pass::Train, BATCH, TIME, OUTPUTS).expect("memory");
         for seed in [2, 20] {
             take(&mut steps, seed, &mut recorded);
             take_on_tape(seed, &mut taped);
@@ -467,7 +471,7 @@ mod tests {
     fn other_memory_and_other_hyperparameters_are_recorded_anew() {
         let cuda = test_device();
         let mut first = begin(&cuda, 4, Adam::paper());
-        let mut steps = Steps::new(&first.0, BATCH, TIME, OUTPUTS).expect("memory");
+        let mut steps = Steps::new(&first.0, Pass::Train, BATCH, TIME, OUTPUTS).expect("memory");
         take(&mut steps, 5, &mut first);
         let before = bits(&first);
         for adam in [Adam::paper(), Adam { beta1: 0.5, clip: None, ..Adam::paper() }] {
@@ -493,7 +497,7 @@ mod tests {
     fn another_shape_of_a_length_is_recorded_anew() {
         let cuda = test_device();
         let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 10, Adam::paper()));
-        let mut steps = Steps::new(&recorded.0, BATCH, TIME, OUTPUTS).expect("memory");
+        let mut steps = Steps::new(&recorded.0, Pass::Train, BATCH, TIME, OUTPUTS).expect("memory");
         for (seed, batch) in
             [(11, BATCH), (12, BATCH), (13, BATCH - 1), (14, BATCH - 1), (15, BATCH), (16, BATCH - 1)]
         {
@@ -507,7 +511,7 @@ mod tests {
     fn batches_that_do_not_fit_are_refused() {
         let cuda = test_device();
         let (mut parameters, mut optimizer) = begin(&cuda, 9, Adam::paper());
-        let mut steps = Steps::new(&parameters, BATCH, TIME, OUTPUTS).expect("memory");
+        let mut steps = Steps::new(&parameters, Pass::Train, BATCH, TIME, OUTPUTS).expect("memory");
         let mut refused = |words: &str, time: usize, outputs: usize, [tokens, targets, mask]: [usize; 3]| {
             let (tokens, targets, mask) = (vec![0; tokens], vec![0; targets], vec![1; mask]);
             let (tokens, targets, mask) = (&tokens[..], &targets[..], &mask[..]);

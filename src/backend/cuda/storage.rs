@@ -13,7 +13,7 @@ const TRANSPOSED_GROUPS: usize = 2;
 /// Columns of a block of a weight's gradient.
 pub(super) const GRADIENT_COLUMNS: usize = 128;
 /// Rows of a weight's gradient between two additions to memory.
-const GRADIENT_WINDOW: usize = 1024;
+pub(super) const GRADIENT_WINDOW: usize = 1024;
 /// Most chunks of rows that a weight's gradient is cut into, and most numbers of all their partial sums where more than
 /// one is cut.
 const MOST_CHUNKS: usize = 32;
@@ -284,11 +284,11 @@ impl Layer {
     }
 }
 
-/// How the rows of a weight's gradient are cut: of nothing but their number and the model's sizes, so that its bits do
-/// not depend on the device.
+/// How the rows of a weight's gradient are divided: by nothing but their number and the model's sizes, so that its bits do
+/// not depend on the device. Windows of rows go round the chunks; a token's chunk is rows that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Chunks {
-    /// Rows of one.
+    /// Rows of one, at most.
     pub rows: usize,
     pub count: usize,
 }

@@ -55,7 +55,7 @@ impl ReadoutPartial {
 impl CudaWeights {
     pub(super) fn new(cuda: &Cuda, config: &Config, pass: Pass) -> Result<Self> {
         let layout = config.layout()?;
-        let backward = pass == Pass::Train;
+        let backward = pass.trains();
         let sizes = Sizes::new(config, cuda.storage());
         let mut end = 0;
         let leaf = Layer::place(&sizes, &layout.leaf, 1, backward, &mut end);
