@@ -17,4 +17,5 @@ mod steps;
 mod streams;
 mod tokens;
 mod training;
+mod tree;
 mod values;
