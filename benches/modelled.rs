@@ -1,5 +1,6 @@
 //! What the passes of the targets would take on a card by what their launches count on the virtual GPU: *modelled*,
-//! by a model that was calibrated on an H200 on 2026-11-26 for the kernels of then. H = 256, R = 1, bf16.
+//! by a model that was calibrated on an H200 on 2026-11-26 for the kernels of then. H = 256, R = 1, bf16; at last H = 64, with
+//! launches for every step and with the whole tree in a block, which the model was not calibrated for.
 //!
 //! `PR_LSTM_VIRTUAL_GPU_CHIP=sm_90 cargo bench --features gpu-benches --bench modelled` prints tables in Markdown: alike launches with their bound, and the
 //! sum. Needs no GPU. As a test it runs small. The training step is run whole. The forward pass would take too long: a launch
@@ -36,9 +37,14 @@ fn config() -> Config {
     Config::new(3, HIDDEN, 2)
 }
 
+/// A model whose weights fit a block's shared memory.
+fn small() -> Config {
+    Config::new(3, 64, 2)
+}
+
 /// FLOP of a merge with its unary layer, by the algorithm.
-fn merge_flop() -> f64 {
-    (2 * (2 * HIDDEN * 5 * HIDDEN) + 2 * (HIDDEN * 4 * HIDDEN)) as f64
+fn merge_flop(hidden: usize) -> f64 {
+    (2 * (2 * hidden * 5 * hidden) + 2 * (hidden * 4 * hidden)) as f64
 }
 
 /// Registers of a thread of every kernel of these images.
@@ -93,8 +99,14 @@ fn report(what: &str, flop: f64, launches: &[Launched], registers: &BTreeMap<Str
 
 /// A training step as tapes have it: the launches of the recorded step are the same. Fills and copies are no kernels, and not
 /// among them.
-fn training_step(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<Vec<Launched>> {
-    let mut parameters = Parameters::init(&config(), cuda.clone(), 1)?;
+fn training_step(
+    cuda: &Cuda,
+    config: &Config,
+    batch: usize,
+    time: usize,
+    outputs: &Outputs,
+) -> Result<Vec<Launched>> {
+    let mut parameters = Parameters::init(config, cuda.clone(), 1)?;
     let mut adam = Adam::paper().build(&parameters)?;
     let mut tape = Tape::new(&parameters, batch, time)?;
     let tokens: Vec<Vec<u32>> =
@@ -112,11 +124,11 @@ fn training_step(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> R
     Ok(virtual_gpu::launches())
 }
 
-/// Each kernel of a pass forward on 256 rows, in tiles of so many rows.
-fn counted(cuda: Cuda, tile: usize) -> Result<BTreeMap<String, Launched>> {
-    let checkpoint = Checkpoint::new(config(), model::initial(&config(), 1)?);
-    let model = Model::new(&checkpoint, cuda.with_tile(tile)?)?;
-    let plan = model.plan(256, 2, Outputs::Last)?;
+/// The launches of a pass forward.
+fn ran(cuda: Cuda, config: Config, batch: usize, time: usize, outputs: Outputs) -> Result<Vec<Launched>> {
+    let flat = model::initial(&config, 1)?;
+    let model = Model::new(&Checkpoint::new(config, flat), cuda)?;
+    let plan = model.plan(batch, time, outputs)?;
     let stream = model.backend().stream();
     let tokens = stream.clone_htod(&vec![1u32; plan.inputs()])?;
     let mut workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes())?;
@@ -126,7 +138,13 @@ fn counted(cuda: Cuda, tile: usize) -> Result<BTreeMap<String, Launched>> {
     if stream.clone_dtoh(&y)?.iter().any(|y| !y.is_finite()) {
         return Err("a pass gave numbers that are not finite".into());
     }
-    Ok(virtual_gpu::launches().into_iter().map(|launch| (launch.kernel.clone(), launch)).collect())
+    Ok(virtual_gpu::launches())
+}
+
+/// Each kernel of a pass forward on 256 rows, in tiles of so many rows.
+fn counted(cuda: Cuda, tile: usize) -> Result<BTreeMap<String, Launched>> {
+    let launches = ran(cuda.with_tile(tile)?, config(), 256, 2, Outputs::Last)?;
+    Ok(launches.into_iter().map(|launch| (launch.kernel.clone(), launch)).collect())
 }
 
 /// The launches of a pass forward over this schedule, their blocks as those that were counted; and its merges.
@@ -164,6 +182,13 @@ fn forward(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<
     Ok((launches, schedule.merges() * width))
 }
 
+/// Merges of a batch, all lanes.
+fn merges_of(batch: usize, time: usize, outputs: &Outputs) -> Result<f64> {
+    let mut schedule = Schedule::default();
+    Planner::new().padded(&mut schedule, batch, time, outputs, Rows::Keep)?;
+    Ok((schedule.merges() * schedule.width()) as f64)
+}
+
 fn main() -> Result<()> {
     virtual_gpu::load()?;
     let whole = std::env::args().any(|argument| argument == "--bench");
@@ -189,15 +214,25 @@ fn main() -> Result<()> {
     {
         let (launches, merges) = forward(&cuda, batch, time, &outputs)?;
         let what = format!("forward, B = {batch}, T = {time}, {outputs:?}");
-        report(&what, merges as f64 * merge_flop(), &launches, &inference)?;
+        report(&what, merges as f64 * merge_flop(HIDDEN), &launches, &inference)?;
     }
     let (batch, time) = if whole { (128, 40) } else { (2, 3) };
     for outputs in [Outputs::Last, Outputs::All] {
-        let mut schedule = Schedule::default();
-        Planner::new().padded(&mut schedule, batch, time, &outputs, Rows::Keep)?;
-        let flop = 3.0 * (schedule.merges() * schedule.width()) as f64 * merge_flop();
-        let launches = training_step(&cuda, batch, time, &outputs)?;
+        let flop = 3.0 * merges_of(batch, time, &outputs)? * merge_flop(HIDDEN);
+        let launches = training_step(&cuda, &config(), batch, time, &outputs)?;
         report(&format!("training step, B = {batch}, T = {time}, {outputs:?}"), flop, &launches, &training)?;
+    }
+    let small = small();
+    for (batch, whole_tree) in [128, 1024].into_iter().flat_map(|batch| [(batch, false), (batch, true)]) {
+        let batch = if whole { batch } else { 2 };
+        let (cuda, outputs) = (cuda.clone().with_whole_tree(whole_tree), Outputs::All);
+        let how = if whole_tree { "the whole tree in a block" } else { "launches for every step" };
+        let what = format!("H = {}, B = {batch}, T = {time}, {outputs:?}, {how}", small.hidden);
+        let flop = merges_of(batch, time, &outputs)? * merge_flop(small.hidden);
+        let launches = ran(cuda.clone(), small.clone(), batch, time, outputs.clone())?;
+        report(&format!("forward, {what}"), flop, &launches, &inference)?;
+        let launches = training_step(&cuda, &small, batch, time, &outputs)?;
+        report(&format!("training step, {what}"), 3.0 * flop, &launches, &training)?;
     }
     Ok(())
 }

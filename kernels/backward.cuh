@@ -35,10 +35,8 @@ struct QuadBackward {
         }
     }
 
-    // z becomes dz, the gradients of the states' c are written.
-    __device__ void finish(const GatesBackward& arguments, uint32_t row, uint32_t unit, const float (&dh)[4], const float (&dc)[4]) {
-        const uint32_t units = arguments.units;
-        float dc_in[kStates + 1][4];
+    // z becomes dz; `dc_in` are the gradients of the states' c.
+    __device__ void apply(float (&dc_in)[kStates + 1][4], const float (&dh)[4], const float (&dc)[4]) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
             float z_of_unit[kGates], dz[kGates], c_of_unit[kStates + 1], dc_of_unit[kStates + 1];
@@ -60,10 +58,21 @@ struct QuadBackward {
                 dc_in[n][e] = dc_of_unit[n];
             }
         }
+    }
+
+    __device__ void store(const GatesBackward& arguments, uint32_t row, uint32_t unit) const {
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
-            Storage::store4(z_of(arguments, row, unit) + gate * units, kGates * units, z[gate]);
+            Storage::store4(z_of(arguments, row, unit) + gate * arguments.units, kGates * arguments.units, z[gate]);
         }
+    }
+
+    // z becomes dz, the gradients of the states' c are written.
+    __device__ void finish(const GatesBackward& arguments, uint32_t row, uint32_t unit, const float (&dh)[4], const float (&dc)[4]) {
+        const uint32_t units = arguments.units;
+        float dc_in[kStates + 1][4];
+        apply(dc_in, dh, dc);
+        store(arguments, row, unit);
         if constexpr (kCell == Cell::Lstm && kStates == 1) {
             Ffma::store4(arguments.dc + size_t(row) * units + unit, 0, dc_in[0]);
         }
@@ -93,24 +102,14 @@ __device__ inline void rows_of_states(uint32_t (&states)[kStates + 1], const Gat
     }
 }
 
-template <class Storage, Cell kCell, int kStates>
-__device__ inline void gather_backward(const GatherArguments& arguments) {
-    const GatesBackward& gates = arguments.gates;
-    const auto [row, place_of_quad] = index_of(gates.units / 4);
-    const uint32_t unit = place_of_quad * 4;
-    if (row >= gates.rows) {
-        return;
-    }
-    const uint32_t pass_row = gates.first + row, entry = pass_row / gates.width, lane = pass_row - entry * gates.width;
-    const uint32_t slot = arguments.slot + entry;
-    uint32_t states[kStates + 1];
-    rows_of_states<kStates>(states, gates, row);
-    QuadBackward<Storage, kCell, kStates> quad;
-    quad.load(gates, row, unit, states);
-    float dh[4] = {}, dc[4] = {};
+// Adds what a state's readers left in their places, in their order, and the gradient of its output if it is one.
+template <Cell kCell>
+__device__ inline void gather_shares(float (&dh)[4], float (&dc)[4], const GatherArguments& arguments, uint32_t slot, uint32_t lane,
+                                     uint32_t unit) {
+    const uint32_t width = arguments.gates.width, units = arguments.gates.units;
     for (uint32_t i = arguments.reader_starts[slot]; i < arguments.reader_starts[slot + 1]; ++i) {
         const uint32_t reader = arguments.readers[i];
-        const size_t place = (size_t(reader / 2) * gates.width + lane) * 2 * gates.units + reader % 2 * gates.units + unit;
+        const size_t place = (size_t(reader / 2) * width + lane) * 2 * units + reader % 2 * units + unit;
         float share[4];
         Ffma::load4(share, arguments.h_places + place, 0);
         for (int e = 0; e < 4; ++e) {
@@ -132,6 +131,24 @@ __device__ inline void gather_backward(const GatherArguments& arguments) {
             }
         }
     }
+}
+
+template <class Storage, Cell kCell, int kStates>
+__device__ inline void gather_backward(const GatherArguments& arguments) {
+    const GatesBackward& gates = arguments.gates;
+    const auto [row, place_of_quad] = index_of(gates.units / 4);
+    const uint32_t unit = place_of_quad * 4;
+    if (row >= gates.rows) {
+        return;
+    }
+    const uint32_t pass_row = gates.first + row, entry = pass_row / gates.width, lane = pass_row - entry * gates.width;
+    const uint32_t slot = arguments.slot + entry;
+    uint32_t states[kStates + 1];
+    rows_of_states<kStates>(states, gates, row);
+    QuadBackward<Storage, kCell, kStates> quad;
+    quad.load(gates, row, unit, states);
+    float dh[4] = {}, dc[4] = {};
+    gather_shares<kCell>(dh, dc, arguments, slot, lane, unit);
     quad.finish(gates, row, unit, dh, dc);
 }
 

@@ -28,6 +28,23 @@ __device__ inline void number_rows(uint32_t* numbers, const CellArguments& argum
     __syncthreads();
 }
 
+// Keeps z of four units for the way back.
+template <class Storage, int kGates>
+__device__ inline void keep_z(const CellArguments& arguments, uint32_t row, uint32_t unit, const float (&acc)[kGates][4],
+                              const float (&b)[kGates][4]) {
+    const uint32_t units = arguments.units;
+    auto* z = static_cast<typename Storage::Element*>(arguments.z) + size_t(row) * (Storage::kPlanes * kGates * units) + unit;
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+        float sum[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            sum[e] = __fadd_rn(acc[gate][e], b[gate][e]);
+        }
+        Storage::store4(z + gate * units, kGates * units, sum);
+    }
+}
+
 // `kKeep`: z is kept for the way back.
 template <class Storage, Cell kCell, int kStates, int kTile, bool kKeep>
 __device__ inline void cell_forward(const CellArguments& arguments) {
@@ -90,35 +107,13 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
             }
             float acc[kGates][4], h[4], c[4];
             z.read(acc, first + i);
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                float acc_of_unit[kGates], b_of_unit[kGates], c_of_unit[kStates + 1];
-#pragma unroll
-                for (int gate = 0; gate < kGates; ++gate) {
-                    acc_of_unit[gate] = acc[gate][e];
-                    b_of_unit[gate] = b[gate][e];
-                }
-#pragma unroll
-                for (int n = 0; n < kStates; ++n) {
-                    c_of_unit[n] = c_in[i][n][e];
-                }
-                h[e] = apply_gates<kCell, kStates, Storage::kCoarse>(acc_of_unit, b_of_unit, c_of_unit, c[e]);
-            }
+            apply_gates_of_four<kCell, kStates, Storage::kCoarse>(h, c, acc, b, c_in[i]);
             if constexpr (kCell == Cell::Lstm) {
                 const uint32_t to = kKeep && arguments.c_out_local ? local : out;
                 Ffma::store4(arguments.c_out + size_t(to) * units + unit, 0, c);
             }
             if constexpr (kKeep) {
-                auto* z_row = static_cast<Element*>(arguments.z) + size_t(local) * (Storage::kPlanes * kGates * units);
-#pragma unroll
-                for (int gate = 0; gate < kGates; ++gate) {
-                    float sum[4];
-#pragma unroll
-                    for (int e = 0; e < 4; ++e) {
-                        sum[e] = __fadd_rn(acc[gate][e], b[gate][e]);
-                    }
-                    Storage::store4(z_row + gate * units + unit, kGates * units, sum);
-                }
+                keep_z<Storage>(arguments, local, unit, acc, b);
             }
             const uint32_t to = arguments.h_local ? local : out;
             Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);

@@ -4,6 +4,7 @@
 #include "pack.cuh"
 #include "states.cuh"
 #include "tokens.cuh"
+#include "tree.cuh"
 
 #define LAYER(name, cell, states, tile) TILED(name, tile, CellArguments, cell_forward<Storage, cell, states, tile, false>)
 #define LAYERS(tile)                                   \
@@ -20,6 +21,8 @@ LAYERS(64)
 LAYERS(128)
 #endif
 
+WALKING(tree_lstm, TreeArguments, tree_forward<Storage, Cell::Lstm, false>)
+WALKING(tree_rnn, TreeArguments, tree_forward<Storage, Cell::Rnn, false>)
 KERNEL(tokens_lstm, TokensArguments, tokens_forward<Storage, Cell::Lstm, false>)
 KERNEL(tokens_rnn, TokensArguments, tokens_forward<Storage, Cell::Rnn, false>)
 KERNEL(input, InputArguments, store_input<Storage>)

@@ -6,6 +6,8 @@
 #include "reduce.cuh"
 #include "tokens.cuh"
 #include "tokens_backward.cuh"
+#include "tree.cuh"
+#include "tree_backward.cuh"
 #include "weights.cuh"
 
 #define CELL(cell, Kind, tile)                                                                              \
@@ -19,7 +21,9 @@
     CELL(rnn, Cell::Rnn, tile)                                                                                    \
     TILED(into_places_##tile, tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Places, tile>)    \
     TILED(into_input_##tile, tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Input, tile>)
-#define ELEMENTWISE(cell, Kind)                                                              \
+#define OF_A_CELL(cell, Kind)                                                                \
+    WALKING(tree_##cell, TreeArguments, tree_forward<Storage, Kind, true>)                   \
+    WALKING(tree_backward_##cell, TreeBackwardArguments, tree_backward<Storage, Kind>)       \
     KERNEL(tokens_##cell, TokensArguments, tokens_forward<Storage, Kind, true>)              \
     KERNEL(gather_leaf_##cell, GatherArguments, gather_backward<Storage, Kind, 0>)           \
     KERNEL(gather_unary_##cell, GatherArguments, gather_backward<Storage, Kind, 1>)          \
@@ -30,8 +34,8 @@ LAYERS(64)
 #if PR_LSTM_STORAGE == 0 // f32 was no faster so
 LAYERS(128)
 #endif
-ELEMENTWISE(lstm, Cell::Lstm)
-ELEMENTWISE(rnn, Cell::Rnn)
+OF_A_CELL(lstm, Cell::Lstm)
+OF_A_CELL(rnn, Cell::Rnn)
 
 TILED(weight_gradient, 128, WeightGradientArguments, weight_gradient_of<Storage>)
 BLOCKS(token_gradient, kTokenThreads, 4, TokenGradientArguments, token_gradient_of<Storage>)

@@ -63,6 +63,8 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
         "read_states",
         "tokens_lstm",
         "tokens_rnn",
+        "tree_lstm",
+        "tree_rnn",
         "write_states",
     ]
     .map(String::from)
@@ -83,6 +85,9 @@ fn training_kernels_of(image: &str) -> BTreeSet<String> {
     for layer in ["leaf", "merge", "unary"] {
         names.extend(["lstm", "rnn"].map(|cell| format!("gather_{layer}_{cell}")));
     }
+    names.extend(
+        ["tree", "tree_backward"].iter().flat_map(|tree| [format!("{tree}_lstm"), format!("{tree}_rnn")]),
+    );
     for tile in tiles {
         for layer in ["leaf", "merge", "unary", "into_merge", "into_unary"] {
             names.extend(["lstm", "rnn"].map(|cell| format!("{layer}_{cell}_{tile}")));

@@ -28,6 +28,14 @@ struct CellArguments {
     uint32_t c_out_local;  // whether c_out is
 };
 
+// All steps in one launch. A block owns lanes and takes a step's rows in tiles.
+struct TreeArguments {
+    CellArguments merge, unary; // as of a launch of all rows; what is between them is written where it is kept, else null
+    const uint32_t* step_ends;  // of each step among the merges
+    uint32_t steps, lanes;      // lanes of a block
+    uint32_t tile;              // rows, a multiple of 16
+};
+
 // What the gates of a layer need on the way back.
 struct GatesBackward {
     void* z;               // [rows, gates * units]; becomes dz
@@ -62,6 +70,16 @@ struct TransposedArguments {
     float* h_places;       // merge: [rows, columns]; of these rows
     float* d_input;        // leaf: [lanes * count, input size]; is added to
     uint32_t count, input_size;
+};
+
+// All steps back in one launch.
+struct TreeBackwardArguments {
+    GatherArguments unary;
+    TransposedArguments merge;  // dz of the unary layer into the merge's gates
+    TransposedArguments places; // dz of the merge into its places
+    const uint32_t* step_ends;
+    uint32_t steps, lanes;
+    uint32_t tile;              // rows; by blocks of 32 units they are work for as many warps as there are, at most
 };
 
 // dW of a layer: inputs transposed times dz, over a range of rows, a window of 1024 after the other.

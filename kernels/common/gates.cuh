@@ -47,6 +47,27 @@ __device__ inline float apply_gates(const float* acc, const float* b, const floa
     }
 }
 
+// Four units of a row; `c_in` has a place more than there are states, so that a leaf's is an array too.
+template <Cell kCell, int kStates, bool kCoarse>
+__device__ inline void apply_gates_of_four(float (&h)[4], float (&c)[4], const float (&acc)[gates_of(kCell, kStates)][4],
+                                           const float (&b)[gates_of(kCell, kStates)][4], const float (&c_in)[kStates + 1][4]) {
+    constexpr int kGates = gates_of(kCell, kStates);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        float acc_of_unit[kGates], b_of_unit[kGates], c_of_unit[kStates + 1];
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) {
+            acc_of_unit[gate] = acc[gate][e];
+            b_of_unit[gate] = b[gate][e];
+        }
+#pragma unroll
+        for (int n = 0; n < kStates; ++n) {
+            c_of_unit[n] = c_in[n][e];
+        }
+        h[e] = apply_gates<kCell, kStates, kCoarse>(acc_of_unit, b_of_unit, c_of_unit, c[e]);
+    }
+}
+
 // The way back, one unit: from z and the c of the states, given the gradients of h and c, to dz and, in `dc_in`, to the
 // gradients of the states' c. The activations are computed again: a 16-bit sigma of 0.999 would be 1, its derivative 0.
 //

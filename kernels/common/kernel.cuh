@@ -2,6 +2,7 @@
 #pragma once
 #include "order.cuh"
 #include "product.cuh"
+#include "walk.cuh"
 
 #if PR_LSTM_STORAGE == 0
 using Storage = Bf16;
@@ -24,6 +25,11 @@ using Storage = Ffma;
 #define TILED(name, tile, Arguments, ...)                                                                        \
     extern "C" __global__ void __launch_bounds__(Tile<tile>::kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
         __VA_ARGS__(arguments);                                                                                  \
+    }
+// Of all steps. They wait by themselves.
+#define WALKING(name, Arguments, ...)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(kWalkThreads, 1) name(const __grid_constant__ Arguments arguments) {  \
+        __VA_ARGS__(arguments);                                                                                       \
     }
 // Of so many threads, so many blocks a multiprocessor: registers enough for all loads that are to be under way at once.
 #define BLOCKS(name, threads, blocks, Arguments, ...)                                                                 \

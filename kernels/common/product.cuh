@@ -243,53 +243,41 @@ __device__ inline void multiply_add_planes(float (&z0)[4], float (&z1)[4], const
     }
 }
 
-template <class Storage, int kGates, int kTile, int kInputs, bool kTensor = Storage::kTensor>
-struct Product;
+// Sums of rows by a packed block of units with all their gates, in registers. On tensor cores they are a warp's, 16 rows at a
+// time; else a thread's, some rows by four units.
+template <class Storage, int kGates, int kRows, bool kTensor = Storage::kTensor>
+struct Sums;
 
-// On tensor cores: a warp has kWarpRows rows by 16 units.
-template <class Storage, int kGates, int kTile, int kInputs>
-struct Product<Storage, kGates, kTile, kInputs, true> {
-    using Ring = Stage<Storage, kGates, kTile>;
-    static constexpr int kAcross = Tile<kTile>::kAcross, kWarpRows = Tile<kTile>::kWarpRows;
-    static constexpr int kRowTiles = kWarpRows / 16;
+template <class Storage, int kGates, int kRows>
+struct Sums<Storage, kGates, kRows, true> {
+    static constexpr int kRowTiles = kRows / 16;
     static constexpr int kPairs = kGates; // of column tiles: 16 units * gates / 16
+    static constexpr int kStride = Storage::stride(kGates);
 
     float z[kRowTiles][2 * kPairs][4];
-    // Where in a stage this lane's first rows of fragments lie.
-    uint32_t input_at, weights_at;
 
-    template <class NumberRows>
-    __device__ void run(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows) {
+    __device__ void clear() {
 #pragma unroll
         for (auto& row : z) {
             for (auto& tile : row) {
                 tile[0] = tile[1] = tile[2] = tile[3] = 0.0f;
             }
         }
-        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-        input_at = keep<Storage>(Ring::chunk_at(warp / kAcross * kWarpRows + lane % 16, lane / 16));
-        const uint32_t piece = Ring::kInputBytes + warp % kAcross * Ring::kPieceStep;
-        weights_at = keep<Storage>(piece + (lane % 16 * Ring::kStride + lane / 16 * 8) * 2);
-        const bool live = keep<Storage>(operands.block + warp % kAcross < operands.blocks); // else there are no such units
-        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, number_rows, [&](uint32_t stage, uint32_t step) {
-            if (live) {
-                multiply(stage, step);
-            }
-        });
     }
 
-    // 16 k of a stage.
-    __device__ void multiply(uint32_t stage, uint32_t step) {
+    // 16 k. `inputs` and `weights`: where this lane's first rows of fragments lie; the next plane of the inputs and the next
+    // 16 rows lie so many bytes further.
+    __device__ void multiply(uint32_t inputs, uint32_t next_plane, uint32_t next_rows, uint32_t weights) {
         if constexpr (Storage::kPlanes == 1) {
             uint32_t a[kRowTiles][4];
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
-                load_inputs(a[m], stage, step, 0, m);
+                load_matrices(a[m], inputs + m * next_rows);
             }
 #pragma unroll
             for (int pair = 0; pair < kPairs; ++pair) {
                 uint32_t b[4];
-                load_weights(b, stage, step, 0, pair);
+                load_weights(b, weights, 0, pair);
 #pragma unroll
                 for (int m = 0; m < kRowTiles; ++m) {
                     Storage::multiply_add(z[m][2 * pair], a[m], b[0], b[1]);
@@ -302,14 +290,14 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
                 uint32_t a[Storage::kPlanes][4];
 #pragma unroll
                 for (int plane = 0; plane < Storage::kPlanes; ++plane) {
-                    load_inputs(a[plane], stage, step, plane, m);
+                    load_matrices(a[plane], inputs + (plane * next_plane + m * next_rows));
                 }
 #pragma unroll
                 for (int pair = 0; pair < kPairs; ++pair) {
                     uint32_t b[Storage::kPlanes][4];
 #pragma unroll
                     for (int plane = 0; plane < Storage::kPlanes; ++plane) {
-                        load_weights(b[plane], stage, step, plane, pair);
+                        load_weights(b[plane], weights, plane, pair);
                     }
                     multiply_add_planes<Storage>(z[m][2 * pair], z[m][2 * pair + 1], a, b);
                 }
@@ -317,23 +305,11 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
         }
     }
 
-    // Fragments of 16 rows by 16 k, and of 16 k by two tiles of columns.
-    __device__ void load_inputs(uint32_t (&a)[4], uint32_t stage, uint32_t step, int plane, int m) const {
-        // A step is two chunks: it flips a bit of the swizzled chunk.
-        const uint32_t at = stage + (input_at ^ step * (2 * kChunk));
-        load_matrices(a, at + (plane * Ring::kPlaneBytes + m * 16 * Ring::kRowBytes));
-    }
-    __device__ void load_weights(uint32_t (&b)[4], uint32_t stage, uint32_t step, int plane, int pair) const {
-        const uint32_t at = stage + weights_at + step * (16 * Ring::kStride * 2);
-        load_matrices_transposed(b, at + (plane * kStageK * Ring::kStride + pair * 16) * 2);
+    __device__ static void load_weights(uint32_t (&b)[4], uint32_t weights, int plane, int pair) {
+        load_matrices_transposed(b, weights + (plane * kStageK * kStride + pair * 16) * 2);
     }
 
-    // Quads of units that this thread holds: rows of the tile by four units of the block.
-    static constexpr int kQuads = 2 * kRowTiles;
-    __device__ static uint32_t row(int quad) {
-        return threadIdx.x / 32 / kAcross * kWarpRows + quad * 8 + threadIdx.x % 32 / 4;
-    }
-    __device__ static uint32_t unit() { return threadIdx.x / 32 % kAcross * 16 + threadIdx.x % 4 * 4; }
+    // Quads of units that a thread holds: of rows 8 apart.
     __device__ void read(float (&acc)[kGates][4], int quad) const {
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
@@ -345,57 +321,45 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
     }
 };
 
-// By fused multiply-add, as the CPU does it: a thread has every 16th row by four units.
-template <class Storage, int kGates, int kTile, int kInputs>
-struct Product<Storage, kGates, kTile, kInputs, false> {
-    using Ring = Stage<Storage, kGates, kTile>;
-    static constexpr int kUnits = Tile<kTile>::kUnits;
-    static constexpr int kRows = kTile / 16;
+template <class Storage, int kGates, int kRows>
+struct Sums<Storage, kGates, kRows, false> {
+    static constexpr int kStride = Storage::stride(kGates);
 
     float z[kRows][kGates][4];
 
-    template <class NumberRows>
-    __device__ void run(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows) {
+    __device__ void clear() {
 #pragma unroll
         for (auto& row : z) {
             for (auto& gate : row) {
                 gate[0] = gate[1] = gate[2] = gate[3] = 0.0f;
             }
         }
-        const uint32_t unit = Product::unit(), row = Product::row(0);
-        const uint32_t piece = Ring::kInputBytes + unit / kBlockUnits * Ring::kPieceStep + unit % kBlockUnits * 4;
-        const bool live = operands.block + unit / kBlockUnits < operands.blocks; // else there are no such units
-        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, number_rows, [&](uint32_t stage, uint32_t half) {
-            constexpr uint32_t kChunks = kStageK / 2 / 4;
-            for (uint32_t chunk = half * kChunks; live && chunk < (half + 1) * kChunks; ++chunk) {
-                float a[kRows][4];
+    }
+
+    // Four k. `inputs`: this thread's first row, whose next lies so many bytes further; `weights`: its units.
+    __device__ void multiply(uint32_t inputs, uint32_t next_row, uint32_t weights) {
+        float a[kRows][4];
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+            load_shared(a[i], inputs + i * next_row);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+            for (int gate = 0; gate < kGates; ++gate) {
+                float b[4];
+                load_shared(b, weights + (j * kStride + gate * kBlockUnits) * 4);
 #pragma unroll
                 for (int i = 0; i < kRows; ++i) {
-                    load_shared(a[i], stage + Ring::chunk_at(row + i * 16, chunk));
-                }
 #pragma unroll
-                for (int j = 0; j < 4; ++j) {
-#pragma unroll
-                    for (int gate = 0; gate < kGates; ++gate) {
-                        const uint32_t at = (chunk * 4 + j) * Ring::kStride + gate * kBlockUnits;
-                        float b[4];
-                        load_shared(b, stage + piece + at * 4);
-#pragma unroll
-                        for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-                            for (int e = 0; e < 4; ++e) {
-                                z[i][gate][e] = __fmaf_rn(a[i][j], b[e], z[i][gate][e]);
-                            }
-                        }
+                    for (int e = 0; e < 4; ++e) {
+                        z[i][gate][e] = __fmaf_rn(a[i][j], b[e], z[i][gate][e]);
                     }
                 }
             }
-        });
+        }
     }
 
-    static constexpr int kQuads = kRows;
-    __device__ static uint32_t row(int quad) { return threadIdx.x / (kUnits / 4) + quad * 16; }
-    __device__ static uint32_t unit() { return threadIdx.x % (kUnits / 4) * 4; }
     __device__ void read(float (&acc)[kGates][4], int quad) const {
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
@@ -405,4 +369,72 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
             }
         }
     }
+};
+
+template <class Storage, int kGates, int kTile, int kInputs, bool kTensor = Storage::kTensor>
+struct Product;
+
+// On tensor cores: a warp has kWarpRows rows by 16 units.
+template <class Storage, int kGates, int kTile, int kInputs>
+struct Product<Storage, kGates, kTile, kInputs, true> {
+    using Ring = Stage<Storage, kGates, kTile>;
+    static constexpr int kAcross = Tile<kTile>::kAcross, kWarpRows = Tile<kTile>::kWarpRows;
+
+    Sums<Storage, kGates, kWarpRows> sums;
+
+    template <class NumberRows>
+    __device__ void run(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows) {
+        sums.clear();
+        const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+        // Where in a stage this lane's first rows of fragments lie.
+        const uint32_t input_at = keep<Storage>(Ring::chunk_at(warp / kAcross * kWarpRows + lane % 16, lane / 16));
+        const uint32_t piece = Ring::kInputBytes + warp % kAcross * Ring::kPieceStep;
+        const uint32_t weights_at = keep<Storage>(piece + (lane % 16 * Ring::kStride + lane / 16 * 8) * 2);
+        const bool live = keep<Storage>(operands.block + warp % kAcross < operands.blocks); // else there are no such units
+        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, number_rows, [&](uint32_t stage, uint32_t step) {
+            if (live) {
+                // A step is two chunks: it flips a bit of the swizzled chunk.
+                sums.multiply(stage + (input_at ^ step * (2 * kChunk)), Ring::kPlaneBytes, 16 * Ring::kRowBytes,
+                              stage + weights_at + step * (16 * Ring::kStride * 2));
+            }
+        });
+    }
+
+    // Quads of units that this thread holds: rows of the tile by four units of the block.
+    static constexpr int kQuads = kWarpRows / 8;
+    __device__ static uint32_t row(int quad) {
+        return threadIdx.x / 32 / kAcross * kWarpRows + quad * 8 + threadIdx.x % 32 / 4;
+    }
+    __device__ static uint32_t unit() { return threadIdx.x / 32 % kAcross * 16 + threadIdx.x % 4 * 4; }
+    __device__ void read(float (&acc)[kGates][4], int quad) const { sums.read(acc, quad); }
+};
+
+// By fused multiply-add, as the CPU does it: a thread has every 16th row by four units.
+template <class Storage, int kGates, int kTile, int kInputs>
+struct Product<Storage, kGates, kTile, kInputs, false> {
+    using Ring = Stage<Storage, kGates, kTile>;
+    static constexpr int kUnits = Tile<kTile>::kUnits;
+    static constexpr int kRows = kTile / 16;
+
+    Sums<Storage, kGates, kRows> sums;
+
+    template <class NumberRows>
+    __device__ void run(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows) {
+        sums.clear();
+        const uint32_t unit = Product::unit(), row = Product::row(0);
+        const uint32_t piece = Ring::kInputBytes + unit / kBlockUnits * Ring::kPieceStep + unit % kBlockUnits * 4;
+        const bool live = operands.block + unit / kBlockUnits < operands.blocks; // else there are no such units
+        for_stages<Storage, kGates, kTile, kInputs>(ring, operands, number_rows, [&](uint32_t stage, uint32_t half) {
+            constexpr uint32_t kChunks = kStageK / 2 / 4;
+            for (uint32_t chunk = half * kChunks; live && chunk < (half + 1) * kChunks; ++chunk) {
+                sums.multiply(stage + Ring::chunk_at(row, chunk), 16 * Ring::kRowBytes,
+                              stage + piece + chunk * (4 * Ring::kStride * 4));
+            }
+        });
+    }
+
+    static constexpr int kQuads = kRows;
+    __device__ static uint32_t row(int quad) { return threadIdx.x / (kUnits / 4) + quad * 16; }
+    __device__ static uint32_t unit() { return threadIdx.x % (kUnits / 4) * 4; }
+    __device__ void read(float (&acc)[kGates][4], int quad) const { sums.read(acc, quad); }
 };

@@ -94,11 +94,12 @@ impl Schedule {
         &self.step_ends
     }
 
-    /// Entries that all lists of slots have room for: a list made for so many is never too small for a schedule that
+    /// Entries that all lists have room for: a list made for so many is never too small for a schedule that
     /// fits the memory of this one.
     #[cfg(feature = "cuda")]
     pub(crate) fn room(&self) -> usize {
-        [&self.leaves, &self.left, &self.right, &self.out, &self.outputs].map(Vec::capacity).iter().sum()
+        let Schedule { leaves, left, right, out, step_ends, outputs, .. } = self;
+        [leaves, left, right, out, step_ends, outputs].map(Vec::capacity).iter().sum()
     }
 
     /// The steps, first to last. In one, merges are sorted by sequence, then by the position they end at.

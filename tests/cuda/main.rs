@@ -18,4 +18,5 @@ mod steps;
 mod streams;
 mod tokens;
 mod training;
+mod tree;
 mod values;

@@ -26,6 +26,18 @@ pub(super) struct CellArguments {
     pub c_out_local: u32,
 }
 
+/// All steps in one launch.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct TreeArguments {
+    pub merge: CellArguments,
+    pub unary: CellArguments,
+    pub step_ends: u64,
+    pub steps: u32,
+    pub lanes: u32,
+    pub tile: u32,
+}
+
 /// What the gates of a layer need on the way back.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -71,6 +83,19 @@ pub(super) struct TransposedArguments {
     pub d_input: u64,
     pub count: u32,
     pub input_size: u32,
+}
+
+/// All steps back in one launch.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct TreeBackwardArguments {
+    pub unary: GatherArguments,
+    pub merge: TransposedArguments,
+    pub places: TransposedArguments,
+    pub step_ends: u64,
+    pub steps: u32,
+    pub lanes: u32,
+    pub tile: u32,
 }
 
 /// The gradient of a layer's weights, over a range of rows.

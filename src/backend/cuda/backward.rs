@@ -3,11 +3,11 @@
 //!
 //! Of a chunk of a step: the last layer's gates, from the gradients that the readers of its state left in their places;
 //! layer by layer `dz` times the weights transposed, into the gates of the layer before; the merge's into its own places.
-//! `dz` takes the memory of `z`.
+//! `dz` takes the memory of `z`. Small models have all steps in one launch.
 
 use super::arguments::{
     GatesBackward, GatherArguments, ReduceArguments, TokenGradientArguments, TransposedArguments,
-    WeightGradientArguments,
+    TreeBackwardArguments, WeightGradientArguments,
 };
 use super::backend::CudaInput;
 use super::frame::Frame;
@@ -17,6 +17,7 @@ use super::plan::{List, MOST_ROWS};
 use super::regions::Kept;
 use super::storage::{Chunks, GRADIENT_COLUMNS, GRADIENT_WINDOW, Layer, Sizes, TOKEN_COLUMNS, Transposed};
 use super::training::TrainingKernels;
+use super::walk::Walk;
 use crate::backend::Pass;
 use crate::error::{Error, Result};
 
@@ -50,17 +51,10 @@ impl Backward<'_> {
     /// Adds to the gradient, and to `d_input`, `[input rows, D]`, if there is one.
     pub(super) fn run(&self, input: &CudaInput<'_>, d_input: Option<Span>) -> Result<()> {
         let (frame, width) = (self.frame, self.frame.plan.width);
-        let steps: Vec<_> = frame.plan.steps().collect();
         let anew = frame.plan.pass == Pass::TrainRecompute;
-        for &(first, merges) in steps.iter().rev() {
-            let (first, rows) = (first * width, merges * width);
-            if anew {
-                self.step_anew(first, rows)?;
-                continue;
-            }
-            for start in (0..rows).step_by(MOST_ROWS) {
-                self.step(first + start, MOST_ROWS.min(rows - start))?;
-            }
+        match &frame.plan.walk {
+            Some(walk) if !anew => self.walk(walk)?,
+            _ => self.steps(anew)?,
         }
         let gates = GatesBackward {
             z: frame.z_leaf(&self.kept, 0),
@@ -129,6 +123,43 @@ impl Backward<'_> {
         Ok(())
     }
 
+    fn steps(&self, anew: bool) -> Result<()> {
+        let width = self.frame.plan.width;
+        let steps: Vec<_> = self.frame.plan.steps().collect();
+        for &(first, merges) in steps.iter().rev() {
+            let (first, rows) = (first * width, merges * width);
+            if anew {
+                self.step_anew(first, rows)?;
+                continue;
+            }
+            for start in (0..rows).step_by(MOST_ROWS) {
+                self.step(first + start, MOST_ROWS.min(rows - start))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Launches all steps at once.
+    fn walk(&self, walk: &Walk) -> Result<()> {
+        let Frame { plan, weights, cuda, .. } = self.frame;
+        let rows = plan.merge_rows();
+        let transposed =
+            |stage: usize| self.transposed(&weights.stages[stage], self.frame.z(&self.kept, stage, 0, rows));
+        // Between the gates of the two layers the gradient of `c` does not leave the block.
+        let gates = |stage: usize| GatesBackward { dc: 0, ..self.gates(stage, 0, rows) };
+        let arguments = TreeBackwardArguments {
+            unary: self.gathered(gates(1), plan.leaves),
+            merge: TransposedArguments { gates: gates(0), ..transposed(1)?.0 },
+            places: TransposedArguments { h_places: self.h_places(0, rows), ..transposed(0)?.0 },
+            step_ends: self.frame.list(List::StepEnds, 0),
+            steps: plan.step_ends.len() as u32,
+            lanes: walk.lanes as u32,
+            tile: walk.tile as u32,
+        };
+        let kernel = self.kernels.tree(plan.config.cell);
+        cuda.walk("run all steps backward", kernel, &arguments, walk, walk.shared[1])
+    }
+
     /// Launch rows `first .. first + rows` of the pass's merges, through all stages.
     fn step(&self, first: usize, rows: usize) -> Result<()> {
         let Frame { plan, weights, cuda, .. } = self.frame;
@@ -144,13 +175,17 @@ impl Backward<'_> {
         }
         let (arguments, blocks) =
             self.transposed(&weights.stages[0], self.frame.z(&self.kept, 0, first, rows))?;
-        let row = 2 * 4 * self.frame.sizes().units;
         let arguments = TransposedArguments {
             gates: self.gates(0, first, rows),
-            h_places: self.frame.rows(self.kept.h_places, row, first, rows),
+            h_places: self.h_places(first, rows),
             ..arguments
         };
         cuda.tiled("run a merge backward", &self.kernels.into_places, &arguments, blocks, rows)
+    }
+
+    /// Where some of the merges' rows leave the gradients of their states' `h`.
+    fn h_places(&self, first: usize, rows: usize) -> u64 {
+        self.frame.rows(self.kept.h_places, 2 * 4 * self.frame.sizes().units, first, rows)
     }
 
     /// What the gates of a stage need for some of the merges' rows.
@@ -177,9 +212,15 @@ impl Backward<'_> {
 
     /// The gates of a layer whose state is read by others; the first entry of its list is slot `slot`.
     fn gather(&self, kind: Kind, gates: GatesBackward, slot: usize) -> Result<()> {
-        let Frame { plan, cuda, workspace, .. } = *self.frame;
+        let kernel = self.kernels.gather(self.frame.plan.config.cell, kind);
+        let threads = gates.rows as usize * (self.frame.sizes().units / 4);
+        self.frame.cuda.elementwise("gather gradients", kernel, &self.gathered(gates, slot), threads)
+    }
+
+    fn gathered(&self, gates: GatesBackward, slot: usize) -> GatherArguments {
+        let Frame { plan, workspace, .. } = *self.frame;
         let Sizes { units, hidden, c_row, .. } = *self.frame.sizes();
-        let arguments = GatherArguments {
+        GatherArguments {
             gates,
             h_places: workspace.at(self.kept.h_places, plan.merge_rows() * 2 * 4 * units),
             c_places: workspace.at(self.kept.c_places, plan.merge_rows() * 2 * c_row),
@@ -190,9 +231,7 @@ impl Backward<'_> {
             slot: slot as u32,
             outputs: plan.outputs as u32,
             hidden_size: hidden as u32,
-        };
-        let kernel = self.kernels.gather(plan.config.cell, kind);
-        cuda.elementwise("gather gradients", kernel, &arguments, gates.rows as usize * (units / 4))
+        }
     }
 
     /// A layer's `dz` times its weights transposed, into nothing yet; and packed blocks of columns.

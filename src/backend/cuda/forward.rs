@@ -1,9 +1,9 @@
 //! The pass forward as launches: leaves, then step after step the merge and its unary layers, then the wanted `h`. A step
-//! runs in chunks of at most 16384 rows, each through all stages.
+//! runs in chunks of at most 16384 rows, each through all stages. Small models have all steps in one launch.
 
 use cudarc::driver::CudaView;
 
-use super::arguments::{CellArguments, CollectArguments, TokensArguments};
+use super::arguments::{CellArguments, CollectArguments, TokensArguments, TreeArguments};
 use super::backend::CudaInput;
 use super::frame::Frame;
 use super::kernels::{Cells, Kind};
@@ -11,6 +11,7 @@ use super::launch::Span;
 use super::plan::{List, MOST_ROWS};
 use super::regions::Kept;
 use super::storage::Sizes;
+use super::walk::Walk;
 use crate::backend::Pass;
 use crate::error::Result;
 
@@ -30,13 +31,41 @@ impl Frame<'_> {
             Pass::Train => (cells, self.regions.kept),
             _ => (plain, None),
         };
+        match &self.plan.walk {
+            Some(walk) => self.walk(cells, kept.as_ref(), walk)?,
+            None => self.steps(cells, kept.as_ref())?,
+        }
+        self.collect(hidden)
+    }
+
+    fn steps(&self, cells: &Cells, kept: Option<&Kept>) -> Result<()> {
         for (first, merges) in self.plan.steps() {
             let (first, rows) = (first * self.plan.width, merges * self.plan.width);
             for start in (0..rows).step_by(MOST_ROWS) {
-                self.step(cells, kept.as_ref(), first + start, MOST_ROWS.min(rows - start))?;
+                self.step(cells, kept, first + start, MOST_ROWS.min(rows - start))?;
             }
         }
-        self.collect(hidden)
+        Ok(())
+    }
+
+    /// Launches all steps at once.
+    fn walk(&self, cells: &Cells, kept: Option<&Kept>, walk: &Walk) -> Result<()> {
+        let plan = self.plan;
+        let rows = plan.merge_rows();
+        // Where nothing is kept, what is between merge and unary layer does not leave the block.
+        let between = |stage: usize| match kept {
+            Some(kept) => (self.stage(kept, stage, 0, rows), 1),
+            None => ([0; 2], 1),
+        };
+        let arguments = TreeArguments {
+            merge: self.cell(0, kept, 0, rows, between),
+            unary: self.cell(1, kept, 0, rows, between),
+            step_ends: self.list(List::StepEnds, 0),
+            steps: plan.step_ends.len() as u32,
+            lanes: walk.lanes as u32,
+            tile: walk.tile as u32,
+        };
+        self.cuda.walk("run all steps", cells.tree(plan.config.cell), &arguments, walk, walk.shared[0])
     }
 
     fn tokens(&self, cells: &Cells, tokens: &CudaView<'_, u32>) -> Result<()> {
@@ -96,45 +125,56 @@ impl Frame<'_> {
     /// Launch rows `first .. first + rows` of the pass's merges, through all stages; `z` and what lies between them is kept
     /// or not, as the cells do it.
     pub(super) fn step(&self, cells: &Cells, kept: Option<&Kept>, first: usize, rows: usize) -> Result<()> {
-        let plan = self.plan;
-        let Sizes { units, h_row, .. } = *self.sizes();
-        let last = self.weights.stages.len() - 1;
-        // Between two stages: `h` and `c`, and whether `c` too lies there by the chunk's rows. Where nothing is kept it is
-        // updated in place.
+        let h_row = self.sizes().h_row;
+        // Where nothing is kept `c` is updated in place.
         let between = |stage: usize| match kept {
             Some(kept) => (self.stage(kept, stage, first, rows), 1),
             None => ([self.workspace.at(self.regions.between[stage % 2], rows * h_row), self.c], 0),
         };
-        for (stage, layer) in self.weights.stages.iter().enumerate() {
-            let (weights, bias) = self.packed(layer);
-            let ([input, c_in], c_in_local) =
-                if stage == 0 { ([self.h, self.c], 0) } else { between(stage - 1) };
-            let ([h_out, c_out], c_out_local) =
-                if stage == last { ([self.h, self.c], 0) } else { between(stage) };
-            let arguments = CellArguments {
-                input,
-                c_in,
-                h_out,
-                c_out,
-                weights,
-                bias,
-                left: self.list(List::Left, 0),
-                right: self.list(List::Right, 0),
-                out: self.list(List::Out, 0),
-                width: plan.width as u32,
-                first: first as u32,
-                rows: rows as u32,
-                count: 0,
-                units: units as u32,
-                segment: units as u32,
-                h_local: u32::from(stage != last),
-                z: kept.map_or(0, |kept| self.z(kept, stage, first, rows)),
-                c_in_local,
-                c_out_local,
-            };
-            self.layer(cells, if stage == 0 { Kind::Merge } else { Kind::Unary }, &arguments)?;
+        for stage in 0..self.weights.stages.len() {
+            let kind = if stage == 0 { Kind::Merge } else { Kind::Unary };
+            self.layer(cells, kind, &self.cell(stage, kept, first, rows, between))?;
         }
         Ok(())
+    }
+
+    /// A stage of some of the merges' rows. `between`: `h` and `c` after a stage but the last, and whether `c` too lies there
+    /// by these rows.
+    fn cell(
+        &self,
+        stage: usize,
+        kept: Option<&Kept>,
+        first: usize,
+        rows: usize,
+        between: impl Fn(usize) -> ([u64; 2], u32),
+    ) -> CellArguments {
+        let units = self.sizes().units as u32;
+        let last = self.weights.stages.len() - 1;
+        let (weights, bias) = self.packed(&self.weights.stages[stage]);
+        let states = ([self.h, self.c], 0);
+        let ([input, c_in], c_in_local) = if stage == 0 { states } else { between(stage - 1) };
+        let ([h_out, c_out], c_out_local) = if stage == last { states } else { between(stage) };
+        CellArguments {
+            input,
+            c_in,
+            h_out,
+            c_out,
+            weights,
+            bias,
+            left: self.list(List::Left, 0),
+            right: self.list(List::Right, 0),
+            out: self.list(List::Out, 0),
+            width: self.plan.width as u32,
+            first: first as u32,
+            rows: rows as u32,
+            count: 0,
+            units,
+            segment: units,
+            h_local: u32::from(stage != last),
+            z: kept.map_or(0, |kept| self.z(kept, stage, first, rows)),
+            c_in_local,
+            c_out_local,
+        }
     }
 
     fn layer(&self, cells: &Cells, kind: Kind, arguments: &CellArguments) -> Result<()> {

@@ -140,12 +140,23 @@ impl Module {
         }
         let function = self.function(kernel)?;
         if shared > PLAIN_SHARED {
-            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.set_attribute(attribute, shared as i32).map_err(|error| {
-                failed(&self.device, &format!("give `{kernel}` {shared} bytes of shared memory"), error)
-            })?;
+            self.give_shared(&function, kernel, shared)?;
         }
         Ok(Some(TiledKernel { function, shared: shared as u32 }))
+    }
+
+    /// A kernel whose shared memory is known at the launch, up to what a block of the chip may have.
+    pub(super) fn walking(&self, kernel: &str) -> Result<CudaFunction> {
+        let function = self.function(kernel)?;
+        self.give_shared(&function, kernel, self.most_shared)?;
+        Ok(function)
+    }
+
+    fn give_shared(&self, function: &CudaFunction, kernel: &str, shared: usize) -> Result<()> {
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, shared as i32).map_err(|error| {
+            failed(&self.device, &format!("give `{kernel}` {shared} bytes of shared memory"), error)
+        })
     }
 
     /// A kernel `name_32`, and the larger tiles that it is made in.
@@ -165,6 +176,8 @@ pub(super) struct Cells {
     layers: [[ByTile; 3]; 2],
     /// By cell.
     tokens: [CudaFunction; 2],
+    /// By cell.
+    tree: [CudaFunction; 2],
 }
 
 impl Cells {
@@ -177,7 +190,11 @@ impl Cells {
                 layers[index(cell)][kind as usize] = module.by_tile(&name, most, shared)?;
             }
         }
-        Ok(Cells { layers, tokens: [module.function("tokens_lstm")?, module.function("tokens_rnn")?] })
+        Ok(Cells {
+            layers,
+            tokens: [module.function("tokens_lstm")?, module.function("tokens_rnn")?],
+            tree: [module.walking("tree_lstm")?, module.walking("tree_rnn")?],
+        })
     }
 
     /// The kernels of a layer.
@@ -189,6 +206,11 @@ impl Cells {
     pub(super) fn tokens(&self, cell: Cell) -> &CudaFunction {
         &self.tokens[index(cell)]
     }
+
+    /// All steps in one launch.
+    pub(super) fn tree(&self, cell: Cell) -> &CudaFunction {
+        &self.tree[index(cell)]
+    }
 }
 
 /// Every kernel of a storage but those of a pass with a way back.
@@ -196,6 +218,8 @@ impl Cells {
 pub(super) struct Kernels {
     /// What the image was made from: `cubin sm_90` or `PTX 8.0`.
     pub from: String,
+    /// Most shared memory of a block.
+    pub most_shared: usize,
     pub cells: Cells,
     pub input: CudaFunction,
     pub pack: CudaFunction,
@@ -225,6 +249,7 @@ impl Kernels {
             readout: readout.function("readout")?,
             readout_wide: readout.function("readout_wide")?,
             add: readout.function("add")?,
+            most_shared: module.most_shared,
             from: module.from,
         })
     }

@@ -18,7 +18,7 @@ use super::arguments::{
     AdamArguments, AddArguments, CellArguments, CollectArguments, CopyArguments, GatherArguments,
     InputArguments, LossArguments, PackArguments, ReadoutArguments, ReadoutBackwardArguments,
     ReduceArguments, StatesArguments, TokenGradientArguments, TokensArguments, TransposedArguments,
-    WeightGradientArguments,
+    TreeArguments, TreeBackwardArguments, WeightGradientArguments,
 };
 
 /// A struct that a kernel takes by value.
@@ -40,6 +40,8 @@ impl Arguments for StatesArguments {}
 impl Arguments for TokenGradientArguments {}
 impl Arguments for TokensArguments {}
 impl Arguments for TransposedArguments {}
+impl Arguments for TreeArguments {}
+impl Arguments for TreeBackwardArguments {}
 impl Arguments for WeightGradientArguments {}
 
 /// Blocks along x, y and z, threads of each, and bytes of shared memory of each.

@@ -1,8 +1,8 @@
 //! The CUDA backend: the crate's own kernels on the caller's stream, context and memory.
 //!
 //! The road of the data: `pack` (weights) → `plan` (a schedule's lists on the device, `regions` of memory) → `forward`,
-//! `backward`, `update` (launches). Kernels are loaded when a handle is made, those of training when the first weights
-//! with a way back are, so that a pass only launches.
+//! `backward`, `update` (launches); `walk` says whether the steps of a pass are one launch. Kernels are loaded when a handle
+//! is made, those of training when the first weights with a way back are, so that a pass only launches.
 
 mod arguments;
 mod backend;
@@ -22,6 +22,7 @@ mod steps;
 mod storage;
 mod training;
 mod update;
+mod walk;
 mod weights;
 
 use std::sync::{Arc, Mutex, OnceLock};
@@ -34,6 +35,7 @@ use kernels::{ByTile, Kernels, Tile};
 use launch::{Arguments, Shape};
 use storage::Storage;
 use training::{ADAM_BYTES, Training, TrainingKernels};
+use walk::Walk;
 
 pub use capture::{Graph, GraphInput, Memory, capture};
 pub use driver::{Device, count};
@@ -66,6 +68,8 @@ pub enum F32Path {
 pub struct Cuda {
     shared: Arc<Shared>,
     tile: Option<Tile>,
+    /// Whether the steps of a pass are one launch; unset, as its sizes say.
+    whole_tree: Option<bool>,
     /// Where launches go while a capture is recorded: a stream of its own, so that no other thread's work gets into it.
     recording: Option<Arc<CudaStream>>,
     /// Whether training steps are recorded.
@@ -122,8 +126,8 @@ impl Cuda {
         self.with_storage(storage)
     }
 
-    /// The same device with every layer in tiles of so many rows, 32, 64 or 128, whatever the size of a step: for tests and
-    /// measurements. The results have the same bits.
+    /// The same device with every layer in launches, in tiles of so many rows, 32, 64 or 128, whatever the size of a step: for
+    /// tests and measurements. The results have the same bits.
     ///
     /// # Errors
     /// [`Error::Argument`] for another number; [`Error::Unavailable`] if the type or the chip's shared memory does not
@@ -139,6 +143,17 @@ impl Cuda {
             });
         }
         Ok(Cuda { tile: Some(tile), ..self })
+    }
+
+    /// The same device with all steps of a pass in one launch, in which a block of threads walks the whole tree of its
+    /// sequences, or, `false`, with launches of every step; whatever the sizes, which otherwise decide: for tests and
+    /// measurements. The results have the same bits.
+    ///
+    /// The first wants one unary layer, and all weights in the shared memory of a block: the plan of a pass says
+    /// [`Error::Unavailable`] where they do not fit. Streams keep their launches.
+    #[must_use]
+    pub fn with_whole_tree(self, whole_tree: bool) -> Self {
+        Cuda { whole_tree: Some(whole_tree), ..self }
     }
 
     /// The same device with every launch of a training step a call of its own, as tapes have it: for tests and measurements,
@@ -174,7 +189,7 @@ impl Cuda {
         let kernels = Kernels::load(stream.context(), &device, storage)?;
         let early = device.chip >= EARLY_CHIP && device.driver >= EARLY_DRIVER;
         let shared = Shared { stream, device, storage, early, kernels, training: OnceLock::new() };
-        Ok(Cuda { shared: Arc::new(shared), tile: None, recording: None, graphs: true })
+        Ok(Cuda { shared: Arc::new(shared), tile: None, whole_tree: None, recording: None, graphs: true })
     }
 
     /// The same device with its launches on another stream of the context, to be captured there.
@@ -225,8 +240,9 @@ impl Cuda {
             return Ok(self);
         }
         let Shared { stream, device, .. } = &*self.shared;
-        let Cuda { tile, graphs, .. } = self;
-        let cuda = Cuda { graphs, ..Self::load(Arc::clone(stream), device.clone(), Some(storage))? };
+        let Cuda { tile, whole_tree, graphs, .. } = self;
+        let loaded = Self::load(Arc::clone(stream), device.clone(), Some(storage))?;
+        let cuda = Cuda { whole_tree, graphs, ..loaded };
         match tile {
             Some(tile) => cuda.with_tile(tile.rows()),
             None => Ok(cuda),
@@ -301,6 +317,10 @@ impl Cuda {
         threads: u32,
         shared: u32,
     ) -> Result<()> {
+        // Large blocks that begin early lie where they found room, not where the multiprocessors have least to do; but for those
+        // that have one to themselves.
+        let alone = shared as usize > self.kernels().most_shared / 2;
+        let early = shared == 0 || threads <= Tile::Rows32.threads() || alone && threads == walk::THREADS;
         let [x, y, z] = blocks;
         if x == 0 || y == 0 || z == 0 {
             return Ok(());
@@ -309,11 +329,22 @@ impl Cuda {
             let expected = format!("fewer than 2^31 by 2^16 by 2^16 blocks to {action}: use a smaller batch");
             return Err(Error::argument("pass", expected, format!("{x} by {y} by {z}")));
         }
-        // Large blocks that begin early lie where they found room, not where the multiprocessors have least to do.
-        let early = self.shared.early && (shared == 0 || threads <= Tile::Rows32.threads());
+        let early = self.shared.early && early;
         let shape = Shape { blocks: [x as u32, y as u32, z as u32], threads, shared };
         let launched = launch::launch(self.target(), kernel, arguments, shape, early);
         launched.map_err(|error| self.failed(action, error))
+    }
+
+    /// Launches a kernel that walks the whole tree, one block a multiprocessor. Like a tile it may read weights and lists early.
+    fn walk<A: Arguments>(
+        &self,
+        action: &str,
+        kernel: &CudaFunction,
+        arguments: &A,
+        walk: &Walk,
+        shared: usize,
+    ) -> Result<()> {
+        self.launch(action, kernel, arguments, [walk.blocks, 1, 1], walk::THREADS, shared as u32)
     }
 
     /// Launches a kernel of so many threads in all.

@@ -4,6 +4,7 @@ use cudarc::driver::CudaSlice;
 
 use super::Cuda;
 use super::storage::Sizes;
+use super::walk::Walk;
 use crate::backend::check::ScheduleCheck;
 use crate::backend::{Backend as _, Pass};
 use crate::error::{Error, Result};
@@ -32,6 +33,8 @@ pub struct CudaPlan {
     pub(super) outputs: usize,
     /// The end of each step among the merges.
     pub(super) step_ends: Vec<usize>,
+    /// How the steps run in one launch, if they do.
+    pub(super) walk: Option<Walk>,
     /// On the device: the word for bad tokens, then each [`List`].
     pub(super) lists: CudaSlice<u32>,
     /// The same on its way there.
@@ -53,6 +56,7 @@ impl CudaPlan {
             merges: 0,
             outputs: 0,
             step_ends: Vec::new(),
+            walk: None,
             lists: cuda.alloc(room(schedule, pass))?,
             host: Vec::new(),
             readers: Readers::default(),
@@ -78,6 +82,7 @@ impl CudaPlan {
             let expected = "at most 2^31 rows: use a smaller batch or shorter sequences";
             return Err(Error::argument("schedule", expected, format!("slots of {} rows", schedule.width())));
         }
+        let walk = Walk::choose(cuda, &self.config, &self.sizes, self.pass, schedule)?;
         let CudaPlan { pass, host, lists, readers, step_ends, .. } = self;
         let room = room(schedule, *pass);
         if lists.len() < room {
@@ -86,8 +91,9 @@ impl CudaPlan {
         host.clear();
         host.reserve(room);
         host.resize(HEAD, NO_TOKEN);
-        for list in [schedule.left(), schedule.right(), schedule.out(), schedule.leaves(), schedule.outputs()]
-        {
+        let merges = [schedule.left(), schedule.right(), schedule.out()];
+        let rest = [schedule.leaves(), schedule.outputs(), schedule.step_ends()];
+        for list in merges.into_iter().chain(rest) {
             host.extend_from_slice(list);
         }
         if pass.trains() {
@@ -103,6 +109,7 @@ impl CudaPlan {
         cuda.upload(host, lists.slice_mut(..host.len()))?;
         step_ends.clear();
         step_ends.extend(schedule.step_ends().iter().map(|&end| end as usize));
+        self.walk = walk;
         self.width = schedule.width();
         self.slots = schedule.slots();
         self.leaves = schedule.leaves().len();
@@ -137,12 +144,14 @@ impl CudaPlan {
     }
 
     /// Entries of each list.
-    pub(super) fn entries(&self) -> [usize; 8] {
+    pub(super) fn entries(&self) -> [usize; 9] {
         let CudaPlan { merges, leaves, outputs, .. } = *self;
-        match self.pass.trains() {
-            true => [merges, merges, merges, leaves, outputs, self.slots + 1, 2 * merges, self.slots],
-            false => [merges, merges, merges, leaves, outputs, 0, 0, 0],
-        }
+        let [starts, readers, output_of] = match self.pass.trains() {
+            true => [self.slots + 1, 2 * merges, self.slots],
+            false => [0; 3],
+        };
+        let steps = self.step_ends.len();
+        [merges, merges, merges, leaves, outputs, steps, starts, readers, output_of]
     }
 }
 
@@ -154,6 +163,8 @@ pub(super) enum List {
     Out,
     Leaves,
     Outputs,
+    /// The end of each step among the merges.
+    StepEnds,
     /// Where the readers of each slot begin; this and what follows only of a pass with a way back.
     ReaderStarts,
     Readers,

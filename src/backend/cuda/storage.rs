@@ -10,6 +10,8 @@ const BLOCK_UNITS: usize = 16;
 const STAGE_K: usize = 32;
 /// Groups of 16 inputs of a packed block of the transposed product.
 const TRANSPOSED_GROUPS: usize = 2;
+/// Bytes of the numbers of a row of a block that walks the whole tree: four, of this tile and of the next.
+const WALK_NUMBERS: usize = 2 * 4 * 4;
 /// Columns of a block of a weight's gradient.
 pub(super) const GRADIENT_COLUMNS: usize = 128;
 /// Rows of a weight's gradient between two additions to memory.
@@ -139,6 +141,16 @@ impl Storage {
         self.shared_bytes(TRANSPOSED_GROUPS, tile)
     }
 
+    /// Elements of a plane of packed weights: so many blocks, of so many `k` each.
+    fn packed_elements(self, blocks: usize, k: usize, gates: usize) -> usize {
+        blocks * k.next_multiple_of(STAGE_K) * self.stride(gates)
+    }
+
+    /// Bytes of a row in shared memory that lies there whole.
+    fn resident_row_bytes(self, k: usize) -> usize {
+        self.planes() * (k * self.element()).next_multiple_of(128)
+    }
+
     /// Inputs of a block of a weight's gradient.
     pub(super) fn gradient_inputs(self) -> usize {
         if self == Storage::Bf16 { 128 } else { 64 }
@@ -193,6 +205,26 @@ impl Sizes {
     /// Numbers of the gradient of a layer's weights and bias, padded.
     pub(super) fn gradient_numbers(&self, gates: usize, inputs: usize) -> usize {
         (inputs + 1).saturating_mul(gates * self.units)
+    }
+
+    /// Bytes of shared memory of a block that walks the whole tree in tiles of so many rows: their numbers twice, weights of
+    /// merge and unary layer, the rows' inputs, `h` and `c` between the two, biases.
+    pub(super) fn walk_shared_bytes(&self, cell: Cell, tile: usize) -> usize {
+        let Sizes { storage, units, c_row, .. } = *self;
+        let (merge, unary) = (cell.gates(2), cell.gates(1));
+        let elements = storage.packed_elements(self.unit_blocks(), 2 * units, merge)
+            + storage.packed_elements(self.unit_blocks(), units, unary);
+        let row = storage.resident_row_bytes(2 * units) + storage.resident_row_bytes(units) + c_row;
+        tile * (WALK_NUMBERS + row) + storage.row_bytes(elements) + 4 * (merge + unary) * units
+    }
+
+    /// The same on the way back: numbers, both layers' weights transposed, a row of `dz`, and the gradient of `c` between.
+    pub(super) fn walk_back_shared_bytes(&self, cell: Cell, tile: usize) -> usize {
+        let Sizes { storage, units, c_row, .. } = *self;
+        let (merge, unary) = (cell.gates(2) * units, cell.gates(1) * units);
+        let elements = storage.packed_elements(transposed_blocks(units), unary, TRANSPOSED_GROUPS)
+            + storage.packed_elements(transposed_blocks(2 * units), merge, TRANSPOSED_GROUPS);
+        tile * (WALK_NUMBERS + storage.resident_row_bytes(merge) + c_row) + storage.row_bytes(elements)
     }
 
     /// Packed blocks of units.
@@ -254,15 +286,15 @@ impl Layer {
         let padded = segment.next_multiple_of(16);
         let blocks = sizes.unit_blocks();
         let stages = blocks * (segments * padded).div_ceil(STAGE_K);
-        let elements = stages * STAGE_K * sizes.storage.stride(gates);
+        let elements = sizes.storage.packed_elements(blocks, segments * padded, gates);
         let bias_elements = gates * blocks * BLOCK_UNITS;
         let weights = *end;
         let bias = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
         *end = (bias + 4 * bias_elements).next_multiple_of(ALIGNMENT);
         let transposed = backward.then(|| {
-            let blocks = (segments * padded).div_ceil(TRANSPOSED_GROUPS * BLOCK_UNITS);
+            let blocks = transposed_blocks(segments * padded);
             let stages = blocks * (gates * sizes.units).div_ceil(STAGE_K);
-            let elements = stages * STAGE_K * sizes.storage.stride(TRANSPOSED_GROUPS);
+            let elements = sizes.storage.packed_elements(blocks, gates * sizes.units, TRANSPOSED_GROUPS);
             let weights = *end;
             *end = (weights + sizes.storage.row_bytes(elements)).next_multiple_of(ALIGNMENT);
             Transposed { weights, stages, elements, blocks }
@@ -282,6 +314,11 @@ impl Layer {
             z_row: sizes.storage.row_bytes(gates * sizes.units),
         }
     }
+}
+
+/// Packed blocks of the transposed product of so many inputs.
+fn transposed_blocks(inputs: usize) -> usize {
+    inputs.div_ceil(TRANSPOSED_GROUPS * BLOCK_UNITS)
 }
 
 /// How the rows of a weight's gradient are divided: by nothing but their number and the model's sizes, so that its bits do

@@ -33,6 +33,8 @@ pub(super) struct TrainingKernels {
     gather: [[CudaFunction; 3]; 2],
     /// By cell and kind; the leaf has none.
     gates_before: [[ByTile; 2]; 2],
+    /// All steps back in one launch, by cell.
+    tree: [CudaFunction; 2],
     pub into_places: ByTile,
     pub into_input: ByTile,
     pub weight_gradient: TiledKernel,
@@ -79,6 +81,7 @@ impl TrainingKernels {
             cells: Cells::load(&module, storage, most)?,
             gather: [gathers(Cell::Lstm)?, gathers(Cell::Rnn)?],
             gates_before: [into(Cell::Lstm)?, into(Cell::Rnn)?],
+            tree: [module.walking("tree_backward_lstm")?, module.walking("tree_backward_rnn")?],
             into_places: transposed("into_places")?,
             into_input: transposed("into_input")?,
             weight_gradient,
@@ -96,6 +99,11 @@ impl TrainingKernels {
     /// A layer's gates, after the gradients of its state were gathered.
     pub(super) fn gather(&self, cell: Cell, kind: Kind) -> &CudaFunction {
         &self.gather[index(cell)][kind as usize]
+    }
+
+    /// All steps back in one launch.
+    pub(super) fn tree(&self, cell: Cell) -> &CudaFunction {
+        &self.tree[index(cell)]
     }
 
     /// `dz` of the layer above into the gates of a merge or unary layer.
