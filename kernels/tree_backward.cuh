@@ -58,7 +58,6 @@ __device__ inline void tree_backward(const TreeBackwardArguments& arguments) {
                 quad.apply(dc_in, dh, dc);
                 quad.store(unary, pass_row, unit);
             }
-            __syncwarp(); // lanes whose states have more readers come later
 #pragma unroll
             for (int gate = 0; gate < kUnaryGates; ++gate) {
                 dz.store4(row, gate * units + unit, quad.z[gate]);
