@@ -107,22 +107,41 @@ template <Cell kCell>
 __device__ inline void gather_shares(float (&dh)[4], float (&dc)[4], const GatherArguments& arguments, uint32_t slot, uint32_t lane,
                                      uint32_t unit) {
     const uint32_t width = arguments.gates.width, units = arguments.gates.units;
-    for (uint32_t i = arguments.reader_starts[slot]; i < arguments.reader_starts[slot + 1]; ++i) {
-        const uint32_t reader = arguments.readers[i];
-        const size_t place = (size_t(reader / 2) * width + lane) * 2 * units + reader % 2 * units + unit;
-        float share[4];
-        Ffma::load4(share, arguments.h_places + place, 0);
-        for (int e = 0; e < 4; ++e) {
-            dh[e] = __fadd_rn(dh[e], share[e]);
+    const uint32_t output = arguments.output_of[slot], end = arguments.reader_starts[slot + 1];
+    // Some readers' numbers, then their shares, are on their way together.
+    constexpr int kAtOnce = 4;
+    for (uint32_t first = arguments.reader_starts[slot]; first < end; first += kAtOnce) {
+        uint32_t readers[kAtOnce];
+        float h[kAtOnce][4], c[kAtOnce][4];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+            if (first + i < end) {
+                readers[i] = arguments.readers[first + i];
+            }
         }
-        if constexpr (kCell == Cell::Lstm) {
-            Ffma::load4(share, arguments.c_places + place, 0);
-            for (int e = 0; e < 4; ++e) {
-                dc[e] = __fadd_rn(dc[e], share[e]);
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+            if (first + i < end) {
+                const size_t place = (size_t(readers[i] / 2) * width + lane) * 2 * units + readers[i] % 2 * units + unit;
+                Ffma::load4(h[i], arguments.h_places + place, 0);
+                if constexpr (kCell == Cell::Lstm) {
+                    Ffma::load4(c[i], arguments.c_places + place, 0);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+            if (first + i < end) {
+#pragma unroll
+                for (int e = 0; e < 4; ++e) {
+                    dh[e] = __fadd_rn(dh[e], h[i][e]);
+                    if constexpr (kCell == Cell::Lstm) {
+                        dc[e] = __fadd_rn(dc[e], c[i][e]);
+                    }
+                }
             }
         }
     }
-    const uint32_t output = arguments.output_of[slot];
     if (output > 0) {
         const size_t from = (size_t(lane) * arguments.outputs + output - 1) * arguments.hidden_size;
         for (int e = 0; e < 4; ++e) {

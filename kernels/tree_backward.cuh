@@ -43,29 +43,27 @@ __device__ inline void tree_backward(const TreeBackwardArguments& arguments) {
         const uint32_t here = walk.here(), row_tiles = divide_up(here, 16);
         ahead.next();
         fetch(fetched);
-        for (uint32_t item = warp; item < row_tiles * blocks; item += kWalkWarps) {
-            const uint32_t row_tile = item / blocks, block = item - row_tile * blocks, unit = block * kBlockUnits + warp_unit();
+        // Eight rows by a block: a narrow step has work for all warps.
+        for (uint32_t item = warp; item < row_tiles * kWarpQuads * blocks; item += kWalkWarps) {
+            const uint32_t eight = item / blocks, block = item - eight * blocks, unit = block * kBlockUnits + warp_unit();
+            const uint32_t row_tile = eight / kWarpQuads, quad_of_tile = eight % kWarpQuads;
+            const uint32_t row = warp_row(row_tile, quad_of_tile), pass_row = numbers[TileNumbers::Row * tile + row];
+            QuadBackward<Storage, kCell, 1> quad = {};
+            float dc_in[2][4] = {};
+            if (row < here) {
+                const uint32_t entry = numbers[TileNumbers::Entry * tile + row], states[2] = {pass_row};
+                quad.load(unary, pass_row, unit, states);
+                float dh[4] = {}, dc[4] = {};
+                gather_shares<kCell>(dh, dc, arguments.unary, arguments.unary.slot + entry, pass_row - entry * width, unit);
+                quad.apply(dc_in, dh, dc);
+                quad.store(unary, pass_row, unit);
+            }
 #pragma unroll
-            for (int i = 0; i < kWarpQuads; ++i) {
-                const uint32_t row = warp_row(row_tile, i), pass_row = numbers[TileNumbers::Row * tile + row];
-                const uint32_t entry = numbers[TileNumbers::Entry * tile + row], lane = pass_row - entry * width;
-                QuadBackward<Storage, kCell, 1> quad = {};
-                float dc_in[2][4] = {};
-                if (row < here) {
-                    const uint32_t states[2] = {pass_row};
-                    quad.load(unary, pass_row, unit, states);
-                    float dh[4] = {}, dc[4] = {};
-                    gather_shares<kCell>(dh, dc, arguments.unary, arguments.unary.slot + entry, lane, unit);
-                    quad.apply(dc_in, dh, dc);
-                    quad.store(unary, pass_row, unit);
-                }
-#pragma unroll
-                for (int gate = 0; gate < kUnaryGates; ++gate) {
-                    dz.store4(row, gate * units + unit, quad.z[gate]);
-                }
-                if constexpr (kLstm) {
-                    Ffma::store4(dc_between.at(row_tile, block, i), 0, dc_in[0]);
-                }
+            for (int gate = 0; gate < kUnaryGates; ++gate) {
+                dz.store4(row, gate * units + unit, quad.z[gate]);
+            }
+            if constexpr (kLstm) {
+                Ffma::store4(dc_between.at(row_tile, block, quad_of_tile), 0, dc_in[0]);
             }
         }
         __syncthreads(); // dz of the unary layer is there

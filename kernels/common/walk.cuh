@@ -80,10 +80,10 @@ struct ResidentRows {
 
 // The quads of units of a warp's 16 rows by a packed block: two a thread, of rows 8 apart.
 constexpr int kWarpQuads = 2;
-__device__ inline uint32_t warp_row(uint32_t row_tile, int quad) { return row_tile * 16 + quad * 8 + threadIdx.x % 32 / 4; }
+__device__ inline uint32_t warp_row(uint32_t row_tile, uint32_t quad) { return row_tile * 16 + quad * 8 + threadIdx.x % 32 / 4; }
 __device__ inline uint32_t warp_unit() { return threadIdx.x % 4 * 4; }
 
-// Numbers of a warp's rows by a packed block of units, f32, for the thread that has the same quad once more.
+// Quads of f32, of all rows of a tile, for the thread that has the same place in a warp.
 struct ResidentQuads {
     float* start;
     uint32_t blocks;
@@ -91,7 +91,7 @@ struct ResidentQuads {
     __device__ ResidentQuads(SharedMemory& memory, uint32_t rows, uint32_t units)
         : start(reinterpret_cast<float*>(memory.take(rows * units * sizeof(float)))), blocks(units / kBlockUnits) {}
 
-    __device__ float* at(uint32_t row_tile, uint32_t block, int quad) const {
+    __device__ float* at(uint32_t row_tile, uint32_t block, uint32_t quad) const {
         return start + (((row_tile * blocks + block) * kWarpQuads + quad) * 32 + threadIdx.x % 32) * 4;
     }
 };

@@ -17,7 +17,7 @@ const TILES: [usize; 4] = [128, 64, 32, 16];
 
 /// The launches of a step take as long as a block takes for so many tiles: modelled for an H200 at H = 64
 /// (benches/modelled.rs), not measured. What a launch takes does not depend on its rows as long as they are few.
-const TILES_A_STEP: usize = 2;
+const TILES_A_STEP: usize = 3;
 
 /// The shape of such a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
