@@ -2,7 +2,7 @@
 //! what shape. Knows no address, and launches nothing.
 
 use super::Cuda;
-use super::storage::Sizes;
+use super::storage::{Sizes, Storage};
 use crate::backend::{Backend as _, Pass};
 use crate::error::{Error, Result};
 use crate::model::Config;
@@ -15,9 +15,15 @@ const WARPS: usize = THREADS as usize / 32;
 /// Rows of a tile, largest first.
 const TILES: [usize; 4] = [128, 64, 32, 16];
 
-/// The launches of a step take as long as a block takes for so many tiles: modelled for an H200 at H = 64
-/// (benches/modelled.rs), not measured. What a launch takes does not depend on its rows as long as they are few.
-const TILES_A_STEP: usize = 3;
+/// The launches of a step take as long as a block takes for so many tiles: modelled for an H200 (benches/modelled.rs), not
+/// measured. What a launch takes does not depend on its rows as long as they are few.
+fn tiles_a_step(storage: Storage) -> usize {
+    match storage {
+        Storage::Bf16 | Storage::F16 => 3,
+        Storage::Split => 2,
+        Storage::Ffma => 1,
+    }
+}
 
 /// The shape of such a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +58,7 @@ impl Walk {
             .map(|walk| walk.over(schedule.width(), multiprocessors));
         match (walk, wanted) {
             (Ok(walk), Some(_)) => Ok(Some(walk)),
-            (Ok(walk), None) => Ok(walk.pays(schedule).then_some(walk)),
+            (Ok(walk), None) => Ok(walk.pays(schedule, sizes.storage).then_some(walk)),
             (Err(_), None) => Ok(None),
             (Err(why), Some(_)) => {
                 Err(Error::Unavailable { what: format!("the whole tree in a block on {}", cuda.name()), why })
@@ -98,10 +104,10 @@ impl Walk {
         Walk { lanes, blocks: width.div_ceil(lanes), ..self }
     }
 
-    fn pays(&self, schedule: &Schedule) -> bool {
+    fn pays(&self, schedule: &Schedule, storage: Storage) -> bool {
         let tiles = |merges: usize| (merges * self.lanes).div_ceil(self.tile);
         let steps = schedule.steps();
-        let afford = TILES_A_STEP * steps.len();
+        let afford = tiles_a_step(storage) * steps.len();
         steps.map(|step| tiles(step.out.len())).sum::<usize>() <= afford
     }
 }
@@ -109,7 +115,6 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cuda::storage::Storage;
     use crate::model::Cell;
     use crate::tree::{Outputs, Planner, Rows};
 
@@ -148,10 +153,11 @@ mod tests {
     fn narrow_steps_are_walked_and_wide_ones_launched() {
         let walk = Walk { lanes: 1, blocks: 1, tile: 32, shared: [0; 2] };
         for (batch, time, lanes, blocks, pays) in [
-            (128, 40, 1, 128, true),
-            (133, 40, 2, 67, true),
-            (1, 1000, 1, 1, false),
-            (4096, 40, 32, 128, false),
+            (128, 40, 1, 128, [true; 3]),
+            (133, 40, 2, 67, [true, true, false]),
+            (1, 270, 1, 1, [true, true, false]),
+            (1, 1000, 1, 1, [false; 3]),
+            (4096, 40, 32, 128, [false; 3]),
         ] {
             let mut schedule = Schedule::default();
             Planner::new()
@@ -159,7 +165,9 @@ mod tests {
                 .expect("a schedule");
             let walk = walk.over(schedule.width(), 132);
             assert_eq!((walk.lanes, walk.blocks), (lanes, blocks), "{batch} lanes");
-            assert_eq!(walk.pays(&schedule), pays, "B = {batch}, T = {time}");
+            let found =
+                [Storage::Bf16, Storage::Split, Storage::Ffma].map(|storage| walk.pays(&schedule, storage));
+            assert_eq!(found, pays, "B = {batch}, T = {time}");
         }
     }
 }
