@@ -181,18 +181,16 @@ fn corners_follow_the_oracle() {
     check(&cases, &Storage::TRAINED, Storage::Bf16.gradient_tolerance());
 }
 
-/// Steps in several chunks, weights' gradients in many, each of several windows of 1024 rows. Of so many rows some hundred lie
+/// Steps in several chunks, weights' gradients in many. Of so many rows some hundred lie
 /// within a rounding of bf16 of the read-out's kink, on this side of it or that, with all of their gradient; a chunk that
 /// were left out would be off by more.
 #[test]
 fn many_rows_follow_the_oracle() {
     let base = Shape { time: 2, hidden: 2, input: 2, outputs: 1, ..BASE };
-    let rnn = Case::draw(210, Shape { cell: Cell::Rnn, layers: 0, batch: 66_000, dense: false, ..base });
     let lstm = Case::draw(211, Shape { cell: Cell::Lstm, layers: 1, batch: 16_500, ..base });
     // Tokens in chunks of their own, other ones than their bias, and in two blocks of columns.
     let words = Shape { hidden: 100, input: 20, layers: 0, batch: 500, dense: false, ..base };
     check(&[Case::draw(212, words)], &Storage::TRAINED, 0.2);
-    check(&[rnn], &[Storage::Bf16, Storage::Ffma], 0.2);
     check(&[lstm], &Storage::TRAINED, 0.2);
 }
 

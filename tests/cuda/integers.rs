@@ -2,10 +2,10 @@
 
 use pr_lstm::model::Cell;
 use pr_lstm::random::Random;
-use pr_lstm::{Config, Cpu, reference};
+use pr_lstm::{Config, Cpu, Outputs, reference};
 
 use crate::common::device::{Device, Storage};
-use crate::common::{Batch, Runner, Scanned, between, lengths, random, widen};
+use crate::common::{Batch, Runner, Scanned, between, kept, lengths, random, widen};
 
 /// The CPU's own pass, on its own line.
 fn on_the_cpu(config: &Config, flat: &[f32], batch: &Batch) -> Scanned {
@@ -141,5 +141,26 @@ fn wide_integers_pass_through_every_plane() {
             }
         }
         println!("{storage:?}: {different} values of up to {wide} bits");
+    }
+}
+
+/// Of more windows of rows than a weight's gradient has chunks, and the last of a part of its rows: every row counts, once.
+#[test]
+fn every_row_of_many_counts_in_a_gradient() {
+    let mut random = random(7100);
+    let lengths = vec![2; 66_000];
+    let config = Config::new(3, 2, 1).cell(Cell::Rnn).unary_layers(0);
+    // None is negative: nothing dies in a relu. Sums stay below 2^24.
+    let mut integers = |count: usize| -> Vec<f32> { (0..count).map(|_| random.below(3) as f32).collect() };
+    let (flat, d_logits) = (integers(config.layout().unwrap().len()), integers(lengths.len()));
+    let batch = Batch::tokens(&mut random, &lengths, config.input);
+    let schedule = kept(&lengths, &Outputs::Last);
+    let expected = Runner::training(&Cpu::new(), &config, &flat).train(&schedule, &batch, &d_logits, 1);
+    assert!(expected.gradients.iter().any(|&gradient| gradient > 65_536.0), "{:?}", expected.gradients);
+    let device = Device::take();
+    for storage in [Storage::Bf16, Storage::Ffma] {
+        let found =
+            Runner::training(&device.backend(storage), &config, &flat).train(&schedule, &batch, &d_logits, 1);
+        found.assert_same_bits(&expected, &format!("{storage:?}"));
     }
 }
