@@ -57,7 +57,7 @@ struct TrainArgs {
     /// The task, one of those that `pr-lstm tasks` lists.
     #[arg(value_parser = task, required_unless_present = "resume")]
     task: Option<Task>,
-    /// Go on with the run in this folder; of the settings only --steps may change.
+    /// Go on with the run in this folder, on the device and in the type that are named again; of the settings only --steps may change.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["task", "settings", "out"])]
     resume: Option<PathBuf>,
     /// Folder to make for the run [default: runs/<task>-<n>].

@@ -142,7 +142,7 @@ impl Cuda {
                 why: format!("it has no kernels of it on sm_{}: use 64", self.device().chip),
             });
         }
-        Ok(Cuda { tile: Some(tile), ..self })
+        Ok(Cuda { tile: Some(tile), whole_tree: Some(false), ..self })
     }
 
     /// The same device with all steps of a pass in one launch, in which a block of threads walks the whole tree of its
@@ -150,7 +150,8 @@ impl Cuda {
     /// measurements. The results have the same bits.
     ///
     /// The first wants one unary layer, and all weights in the shared memory of a block: the plan of a pass says
-    /// [`Error::Unavailable`] where they do not fit. Streams keep their launches.
+    /// [`Error::Unavailable`] where they do not fit. Streams keep their launches, and so does the way back where `z` is computed
+    /// anew.
     #[must_use]
     pub fn with_whole_tree(self, whole_tree: bool) -> Self {
         Cuda { whole_tree: Some(whole_tree), ..self }
@@ -242,11 +243,11 @@ impl Cuda {
         let Shared { stream, device, .. } = &*self.shared;
         let Cuda { tile, whole_tree, graphs, .. } = self;
         let loaded = Self::load(Arc::clone(stream), device.clone(), Some(storage))?;
-        let cuda = Cuda { whole_tree, graphs, ..loaded };
-        match tile {
-            Some(tile) => cuda.with_tile(tile.rows()),
-            None => Ok(cuda),
-        }
+        let loaded = match tile {
+            Some(tile) => loaded.with_tile(tile.rows())?,
+            None => loaded,
+        };
+        Ok(Cuda { whole_tree, graphs, ..loaded })
     }
 
     fn storage(&self) -> Storage {

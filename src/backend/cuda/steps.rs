@@ -122,8 +122,8 @@ impl Fixed {
 }
 
 impl Steps {
-    /// Steps of `batch` sequences of at most `time` tokens, of which the last `outputs` at most are read. Allocates what all
-    /// of them use.
+    /// Steps of `batch` sequences of at most `time` tokens, of which the last `outputs` at most are read. Allocates what the
+    /// longest use; a length that takes more finds room when it is recorded.
     pub(super) fn new(
         parameters: &Parameters<Cuda>,
         pass: Pass,
@@ -240,9 +240,10 @@ impl Steps {
         let plan = self.cuda.plan(&self.config, &self.schedule, self.pass)?;
         let bytes = self.cuda.workspace_bytes(&plan);
         if bytes > self.memory.workspace.len() {
-            let found = format!("{bytes} for a batch of {batch} by {time}");
-            let expected = format!("at most {} bytes of workspace", self.memory.workspace.len());
-            return Err(Error::argument("batch", expected, found));
+            // Pruned, a shorter batch may have more merges than the longest. What was recorded knows the old memory.
+            self.staged.iter_mut().for_each(|staged| staged.recordings.clear());
+            self.memory.workspace = self.cuda.alloc(0)?;
+            self.memory.workspace = self.cuda.alloc(bytes)?;
         }
         let (memory, config, words) = (&mut self.memory, &self.config, &self.staged[self.next].words);
         let graph = record(&self.cuda, |cuda| {
@@ -505,6 +506,35 @@ mod tests {
             take_batch_on_tape(seed, batch, &mut taped);
             assert_eq!(bits(&recorded), bits(&taped), "{batch} sequences");
         }
+    }
+
+    /// 30 outputs of 60 tokens take a merge more than 31 of 62.
+    #[test]
+    fn a_shorter_batch_that_takes_more_finds_room() {
+        const BATCH: usize = 8;
+        let cuda = test_device();
+        let [mut recorded, mut taped] = [(); 2].map(|()| begin(&cuda, 16, Adam::paper()));
+        let mut steps = Steps::new(&recorded.0, Pass::Train, BATCH, 62, 31).expect("memory");
+        let before = steps.memory.workspace.len();
+        let mut random = Random::new(17, Purpose::Show, 0, 0);
+        for (time, outputs) in [(62, 31), (60, 30), (62, 31), (60, 30)] {
+            let mut draw = |len: usize, most: u32| (0..len).map(|_| random.below(most)).collect::<Vec<_>>();
+            let (tokens, targets, mask) =
+                (draw(BATCH * time, 4), draw(BATCH * outputs, 3), vec![1; BATCH * outputs]);
+            let (parameters, optimizer) = &mut recorded;
+            let (tokens, targets, mask) = (&tokens[..], &targets[..], &mask[..]);
+            let batch = LengthBatch { length: outputs, time, outputs, tokens, targets, mask };
+            steps.step(&batch, parameters, optimizer).expect("a step");
+            let (parameters, optimizer) = &mut taped;
+            let sequences: Vec<&[u32]> = tokens.chunks_exact(time).collect();
+            let mut tape = Tape::new(parameters, BATCH, time).expect("a tape");
+            let hidden = tape.scan(parameters, &sequences, Outputs::LastN(outputs)).expect("a scan");
+            let logits = tape.readout(parameters, hidden).expect("a read-out");
+            let loss = tape.cross_entropy_masked(logits, targets, mask).expect("a loss");
+            optimizer.step(parameters, tape.backward(loss).expect("gradients")).expect("an update");
+            assert_eq!(bits(&recorded), bits(&taped), "{outputs} outputs");
+        }
+        assert!(steps.memory.workspace.len() > before, "nothing took more than the longest");
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Walk {
         pass: Pass,
         schedule: &Schedule,
     ) -> Result<Option<Self>> {
-        let wanted = cuda.whole_tree.or(cuda.tile.map(|_| false));
+        let wanted = cuda.whole_tree;
         if wanted == Some(false) || pass == Pass::Stream || schedule.merges() == 0 {
             return Ok(None);
         }
