@@ -162,7 +162,7 @@ fn main() -> Result<()> {
             if is_virtual { &[2] } else { &[1, 32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384] };
         for &rows in sizes {
             let mut cells = Vec::new();
-            for tile in [32, 64, 128] {
+            for tile in [32, 64, 128, 256] {
                 cells.push(match step(&model, &checkpoint, rows, tile, times)? {
                     Some(_) if is_virtual => "virtual, not measured".into(),
                     Some(seconds) => format!("{:.2} µs", seconds * 1e6),
@@ -176,7 +176,9 @@ fn main() -> Result<()> {
             if is_virtual { "virtual, not measured".into() } else { format!("{:.2} µs", taken * 1e6) };
         streamed += &format!("| {dtype} | {tokens} | {taken} |\n");
     }
-    println!("\n| one step, as a graph | rows | tiles of 32 | 64 | 128 |\n|---|---|---|---|---|\n{by_tile}");
+    println!(
+        "\n| one step, as a graph | rows | tiles of 32 | 64 | 128 | 256 |\n|---|---|---|---|---|---|\n{by_tile}"
+    );
     println!("| streaming, B = 1 | tokens | a token, amortised |\n|---|---|---|\n{streamed}");
     Ok(())
 }

@@ -25,7 +25,7 @@ const HIDDEN: usize = 256;
 /// Packed blocks of units.
 const BLOCKS: usize = HIDDEN / 16;
 /// Rows of a launch of a step at most, and from twice how many blocks of 32 rows a multiprocessor on its tiles have 64 rows,
-/// and 128: as the library has it.
+/// and 256 with weights that stay: as the library has it.
 const MOST_ROWS: usize = 16384;
 const NARROW: usize = 8;
 const WIDE: usize = 24;
@@ -141,21 +141,52 @@ fn ran(cuda: Cuda, config: Config, batch: usize, time: usize, outputs: Outputs) 
     Ok(virtual_gpu::launches())
 }
 
-/// Each kernel of a pass forward on 256 rows, in tiles of so many rows.
-fn counted(cuda: Cuda, tile: usize) -> Result<BTreeMap<String, Launched>> {
-    let launches = ran(cuda.with_tile(tile)?, config(), 256, 2, Outputs::Last)?;
+/// Each kernel of a pass forward on so many rows, in tiles of so many.
+fn counted(cuda: Cuda, tile: usize, rows: usize) -> Result<BTreeMap<String, Launched>> {
+    let launches = ran(cuda.with_tile(tile)?, config(), rows, 2, Outputs::Last)?;
     Ok(launches.into_iter().map(|launch| (launch.kernel.clone(), launch)).collect())
 }
 
+/// Launches of blocks whose weights stay: counted where each takes one tile of 256 rows, and two.
+struct Stationary {
+    one: BTreeMap<String, Launched>,
+    two: BTreeMap<String, Launched>,
+}
+
+impl Stationary {
+    fn count(cuda: &Cuda) -> Result<Self> {
+        let sharing = cuda.device().multiprocessors as usize / (BLOCKS / 2);
+        let counted = |tiles: usize| counted(cuda.clone(), 256, tiles * sharing * 256);
+        Ok(Stationary { one: counted(1)?, two: counted(2)? })
+    }
+
+    /// On so many rows: every block as that which has most tiles.
+    fn launch(&self, kernel: &str, rows: usize) -> Launched {
+        let tiles = rows.div_ceil(256);
+        let sharing = (CARD.sms as usize / (BLOCKS / 2)).min(tiles);
+        let (more, blocks) = (tiles.div_ceil(sharing) - 1, (BLOCKS / 2 * sharing) as u32);
+        let (mut launch, two) = (self.one[kernel].with_blocks(blocks), self.two[kernel].with_blocks(blocks));
+        for (name, count) in &mut launch.counts {
+            *count += more as f64 * (two.counts[name] - *count);
+        }
+        launch
+    }
+}
+
 /// The launches of a pass forward over this schedule, their blocks as those that were counted; and its merges.
-fn forward(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<(Vec<Launched>, usize)> {
-    let [narrow, middle, wide] =
-        [counted(cuda.clone(), 32)?, counted(cuda.clone(), 64)?, counted(cuda.clone(), 128)?];
+fn forward(
+    cuda: &Cuda,
+    stationary: &Stationary,
+    batch: usize,
+    time: usize,
+    outputs: &Outputs,
+) -> Result<(Vec<Launched>, usize)> {
+    let [narrow, middle] = [counted(cuda.clone(), 32, 256)?, counted(cuda.clone(), 64, 256)?];
     let mut schedule = Schedule::default();
     Planner::new().padded(&mut schedule, batch, time, outputs, Rows::Reuse)?;
     let (width, mut start, mut launches) = (schedule.width(), 0, Vec::new());
     let rows_of = |name: &str, rows: usize, counted_rows: usize| {
-        let launch = &wide[name];
+        let launch = &middle[name];
         launch.with_blocks((rows * launch.blocks as usize).div_ceil(counted_rows) as u32)
     };
     launches.push(rows_of("tokens_lstm", schedule.leaves().len() * width, 512));
@@ -165,14 +196,16 @@ fn forward(cuda: &Cuda, batch: usize, time: usize, outputs: &Outputs) -> Result<
         while rows > 0 {
             let now = rows.min(MOST_ROWS);
             // As the library chooses on the card, not on the virtual chip that counts.
-            let (counts, tile, across) = match 2 * now.div_ceil(32) * BLOCKS / CARD.sms as usize {
-                0..NARROW => (&narrow, 32, 1),
-                NARROW..WIDE => (&middle, 64, 2),
-                _ => (&wide, 128, 2),
-            };
-            let blocks = (BLOCKS / across * now.div_ceil(tile)) as u32;
             for layer in ["merge", "unary"] {
-                launches.push(counts[&format!("{layer}_lstm_{tile}")].with_blocks(blocks));
+                let tiled = |counts: &BTreeMap<String, Launched>, tile: usize, across: usize| {
+                    let blocks = (BLOCKS / across * now.div_ceil(tile)) as u32;
+                    counts[&format!("{layer}_lstm_{tile}")].with_blocks(blocks)
+                };
+                launches.push(match 2 * now.div_ceil(32) * BLOCKS / CARD.sms as usize {
+                    0..NARROW => tiled(&narrow, 32, 1),
+                    NARROW..WIDE => tiled(&middle, 64, 2),
+                    _ => stationary.launch(&format!("{layer}_lstm_256"), now),
+                });
             }
             rows -= now;
         }
@@ -196,23 +229,22 @@ fn main() -> Result<()> {
     println!("{CARD:#?}");
     let chip = format!("sm_{}", cuda.device().chip);
     if chip != CHIP {
-        println!(
-            "counted on kernels for {chip}, not {CHIP}: PR_LSTM_VIRTUAL_GPU_CHIP={CHIP} gives the card's"
-        );
+        let why = "shared memory for fewer weights";
+        return Err(format!("a virtual {chip} has {why}: set PR_LSTM_VIRTUAL_GPU_CHIP={CHIP}").into());
     }
     let inference = registers(&["bf16", "readout"])?;
     let training = registers(&["train_bf16", "readout", "loss", "adam"])?;
     // Packing alone is of the other image.
     let training = inference.clone().into_iter().chain(training).collect();
     let merges = 32 * 1024;
-    let merge =
-        counted(cuda.clone(), 128)?["merge_lstm_128"].with_blocks((BLOCKS / 2 * MOST_ROWS / 128) as u32);
+    let stationary = Stationary::count(&cuda)?;
+    let merge = stationary.launch("merge_lstm_256", MOST_ROWS);
     let flop = (merges * 2 * 2 * HIDDEN * 5 * HIDDEN) as f64;
     report("merge of 32768 rows, two launches", flop, &[merge.clone(), merge], &inference)?;
     for (batch, time, outputs) in
         [(1024, 500, Outputs::All), (128, 40, Outputs::All), (128, 40, Outputs::Last)]
     {
-        let (launches, merges) = forward(&cuda, batch, time, &outputs)?;
+        let (launches, merges) = forward(&cuda, &stationary, batch, time, &outputs)?;
         let what = format!("forward, B = {batch}, T = {time}, {outputs:?}");
         report(&what, merges as f64 * merge_flop(HIDDEN), &launches, &inference)?;
     }

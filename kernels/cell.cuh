@@ -10,10 +10,10 @@
 #include "common/product.cuh"
 
 // Row numbers of a tile, [3][kTile] in shared memory: the inputs', then that which is written. Rows beyond the last one
-// repeat it: they are computed and not written.
-template <int kStates, int kTile>
+// repeat it: they are computed and not written. kThreads threads write them, and nobody waits for all yet.
+template <int kStates, int kTile, int kThreads>
 __device__ inline void number_rows(uint32_t* numbers, const CellArguments& arguments, uint32_t start) {
-    for (uint32_t i = threadIdx.x; i < kTile; i += Tile<kTile>::kThreads) {
+    for (uint32_t i = threadIdx.x % kThreads; i < kTile; i += kThreads) {
         const uint32_t local = min(start + i, arguments.rows - 1);
         const uint32_t row = arguments.first + local;
         const uint32_t entry = row / arguments.width, lane = row - entry * arguments.width;
@@ -25,7 +25,6 @@ __device__ inline void number_rows(uint32_t* numbers, const CellArguments& argum
         }
         numbers[2 * kTile + i] = arguments.out[entry] * arguments.width + lane;
     }
-    __syncthreads();
 }
 
 // Keeps z of four units for the way back.
@@ -42,6 +41,70 @@ __device__ inline void keep_z(const CellArguments& arguments, uint32_t row, uint
             sum[e] = __fadd_rn(acc[gate][e], b[gate][e]);
         }
         Storage::store4(z + gate * units, kGates * units, sum);
+    }
+}
+
+// Gates and states of a thread's quads of four units from `unit` on: rows `first_row`, `first_row` + kStep and so on of the tile
+// that begins with the launch's row `start`. `number(n, row)` is the number of a row of the tile: of its inputs, and as the third
+// of what is written. Rows beyond the last are computed and not written.
+//
+// c is on its way while other quads are computed: kFirst quads' at the beginning, which take registers beside all sums, and
+// from then on, since a quad that is done leaves some, up to kMost quads'.
+template <class Storage, Cell kCell, int kStates, bool kKeep, int kQuads, int kStep, int kFirst, int kMost, class Sums, class Number>
+__device__ inline void finish_layer(const CellArguments& arguments, const Sums& sums, Number number, uint32_t start,
+                                    uint32_t first_row, uint32_t unit) {
+    using Element = typename Storage::Element;
+    constexpr int kGates = gates_of(kCell, kStates);
+    const uint32_t units = arguments.units;
+    float b[kGates][4];
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+        Ffma::load4(b[gate], arguments.bias + gate * units + unit, 0);
+    }
+    float c_in[kQuads][kStates + 1][4];
+    const auto load_c = [&](int quad) {
+        if constexpr (kCell == Cell::Lstm) {
+#pragma unroll
+            for (int n = 0; n < kStates; ++n) {
+                const uint32_t row = first_row + quad * kStep, local = start + row;
+                const uint32_t stage_row = kKeep && arguments.c_in_local ? local : number(2, row);
+                const uint32_t from = kStates == 2 ? number(n, row) : stage_row;
+                const float* c = arguments.c_in + size_t(from) * units + unit;
+                if (kStates == 1 && local >= arguments.rows) { // that is another row's, whose c is being written
+                    c = arguments.bias + unit;
+                }
+                Ffma::load4(c_in[quad][n], c, 0);
+            }
+        }
+    };
+#pragma unroll
+    for (int quad = 0; quad < kFirst; ++quad) {
+        load_c(quad);
+    }
+#pragma unroll
+    for (int quad = 0; quad < kQuads; ++quad) {
+        const uint32_t row = first_row + quad * kStep, local = start + row, out = number(2, row);
+        float acc[kGates][4], h[4], c[4];
+        sums.read(acc, quad);
+        apply_gates_of_four<kCell, kStates, Storage::kCoarse>(h, c, acc, b, c_in[quad]);
+        // After a store the compiler may hoist no load.
+        constexpr auto loaded = [](int done) { return kFirst + 2 * done < done + kMost ? kFirst + 2 * done : done + kMost; };
+#pragma unroll
+        for (int next = loaded(quad); next < loaded(quad + 1) && next < kQuads; ++next) {
+            load_c(next);
+        }
+        if (local >= arguments.rows) {
+            continue;
+        }
+        if constexpr (kCell == Cell::Lstm) {
+            const uint32_t to = kKeep && arguments.c_out_local ? local : out;
+            Ffma::store4(arguments.c_out + size_t(to) * units + unit, 0, c);
+        }
+        if constexpr (kKeep) {
+            keep_z<Storage>(arguments, local, unit, acc, b);
+        }
+        const uint32_t to = arguments.h_local ? local : out;
+        Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);
     }
 }
 
@@ -67,56 +130,14 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
         units / kBlockUnits,
     };
     Z z;
-    z.run(shared_address(shared) + 3 * kTile * sizeof(uint32_t), operands,
-          [&] { number_rows<kStates, kTile>(numbers, arguments, start); });
+    z.run(shared_address(shared) + 3 * kTile * sizeof(uint32_t), operands, [&] {
+        number_rows<kStates, kTile, Tile<kTile>::kThreads>(numbers, arguments, start);
+        __syncthreads();
+    });
 
     const uint32_t unit = blockIdx.x * Tile<kTile>::kUnits + Z::unit();
-    if (unit >= units) {
-        return;
-    }
-    float b[kGates][4];
-#pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) {
-        Ffma::load4(b[gate], arguments.bias + gate * units + unit, 0);
-    }
-    // Several quads' c are on their way together: after a store the compiler may hoist no load.
-    constexpr int kBatch = Z::kQuads < 4 ? Z::kQuads : 4;
-#pragma unroll
-    for (int first = 0; first < Z::kQuads; first += kBatch) {
-        float c_in[kBatch][kStates + 1][4];
-        if constexpr (kCell == Cell::Lstm) {
-#pragma unroll
-            for (int i = 0; i < kBatch; ++i) {
-#pragma unroll
-                for (int n = 0; n < kStates; ++n) {
-                    const uint32_t row = Z::row(first + i), local = start + row;
-                    if (local >= arguments.rows) { // its number is another row's, whose c is being written
-                        continue;
-                    }
-                    const uint32_t stage_row = kKeep && arguments.c_in_local ? local : numbers[2 * kTile + row];
-                    const uint32_t from = kStates == 2 ? numbers[n * kTile + row] : stage_row;
-                    Ffma::load4(c_in[i][n], arguments.c_in + size_t(from) * units + unit, 0);
-                }
-            }
-        }
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-            const uint32_t row = Z::row(first + i), local = start + row, out = numbers[2 * kTile + row];
-            if (local >= arguments.rows) {
-                continue;
-            }
-            float acc[kGates][4], h[4], c[4];
-            z.read(acc, first + i);
-            apply_gates_of_four<kCell, kStates, Storage::kCoarse>(h, c, acc, b, c_in[i]);
-            if constexpr (kCell == Cell::Lstm) {
-                const uint32_t to = kKeep && arguments.c_out_local ? local : out;
-                Ffma::store4(arguments.c_out + size_t(to) * units + unit, 0, c);
-            }
-            if constexpr (kKeep) {
-                keep_z<Storage>(arguments, local, unit, acc, b);
-            }
-            const uint32_t to = arguments.h_local ? local : out;
-            Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);
-        }
+    if (unit < units) {
+        finish_layer<Storage, kCell, kStates, kKeep, Z::kQuads, Z::kQuadRows, (Z::kQuads < 2 ? Z::kQuads : 2), 4>(
+            arguments, z.sums, [&](int n, uint32_t row) { return numbers[n * kTile + row]; }, start, Z::row(0), unit);
     }
 }

@@ -3,6 +3,7 @@
 #include "common/kernel.cuh"
 #include "pack.cuh"
 #include "states.cuh"
+#include "stationary.cuh"
 #include "tokens.cuh"
 #include "tree.cuh"
 
@@ -14,15 +15,20 @@
     LAYER(merge_rnn_##tile, Cell::Rnn, 2, tile)        \
     LAYER(unary_lstm_##tile, Cell::Lstm, 1, tile)      \
     LAYER(unary_rnn_##tile, Cell::Rnn, 1, tile)
+#define STATIONARY(cell, Kind)                                                                                     \
+    ALONE(merge_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 2, false>)         \
+    ALONE(unary_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 1, false>)
 
 LAYERS(32)
 LAYERS(64)
 #if PR_LSTM_STORAGE < 2 // f32 was no faster so
 LAYERS(128)
+STATIONARY(lstm, Cell::Lstm)
+STATIONARY(rnn, Cell::Rnn)
 #endif
 
-WALKING(tree_lstm, TreeArguments, tree_forward<Storage, Cell::Lstm, false>)
-WALKING(tree_rnn, TreeArguments, tree_forward<Storage, Cell::Rnn, false>)
+ALONE(tree_lstm, kWalkThreads, TreeArguments, tree_forward<Storage, Cell::Lstm, false>)
+ALONE(tree_rnn, kWalkThreads, TreeArguments, tree_forward<Storage, Cell::Rnn, false>)
 KERNEL(tokens_lstm, TokensArguments, tokens_forward<Storage, Cell::Lstm, false>)
 KERNEL(tokens_rnn, TokensArguments, tokens_forward<Storage, Cell::Rnn, false>)
 KERNEL(input, InputArguments, store_input<Storage>)

@@ -4,6 +4,7 @@
 #include "cell.cuh"
 #include "common/kernel.cuh"
 #include "reduce.cuh"
+#include "stationary.cuh"
 #include "tokens.cuh"
 #include "tokens_backward.cuh"
 #include "tree.cuh"
@@ -22,17 +23,22 @@
     TILED(into_places_##tile, tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Places, tile>)    \
     TILED(into_input_##tile, tile, TransposedArguments, transposed_product<Storage, Cell::Rnn, Into::Input, tile>)
 #define OF_A_CELL(cell, Kind)                                                                \
-    WALKING(tree_##cell, TreeArguments, tree_forward<Storage, Kind, true>)                   \
-    WALKING(tree_backward_##cell, TreeBackwardArguments, tree_backward<Storage, Kind>)       \
+    ALONE(tree_##cell, kWalkThreads, TreeArguments, tree_forward<Storage, Kind, true>)                   \
+    ALONE(tree_backward_##cell, kWalkThreads, TreeBackwardArguments, tree_backward<Storage, Kind>)       \
     KERNEL(tokens_##cell, TokensArguments, tokens_forward<Storage, Kind, true>)              \
     KERNEL(gather_leaf_##cell, GatherArguments, gather_backward<Storage, Kind, 0>)           \
     KERNEL(gather_unary_##cell, GatherArguments, gather_backward<Storage, Kind, 1>)          \
     KERNEL(gather_merge_##cell, GatherArguments, gather_backward<Storage, Kind, 2>)
+#define STATIONARY(cell, Kind)                                                                                    \
+    ALONE(merge_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 2, true>)         \
+    ALONE(unary_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 1, true>)
 
 LAYERS(32)
 LAYERS(64)
 #if PR_LSTM_STORAGE == 0 // f32 was no faster so
 LAYERS(128)
+STATIONARY(lstm, Cell::Lstm)
+STATIONARY(rnn, Cell::Rnn)
 #endif
 OF_A_CELL(lstm, Cell::Lstm)
 OF_A_CELL(rnn, Cell::Rnn)

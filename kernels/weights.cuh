@@ -59,7 +59,7 @@ struct RowCopier {
             const char* from = column + uint64_t(row_of(row + i * kStep)) * row_bytes; // not read if there is none
 #pragma unroll
             for (int plane = 0; plane < Storage::kPlanes; ++plane) {
-                copy_chunk_or_zero(stage + to + plane * kPlaneBytes + i * kStep * kRowBytes, from + plane * plane_bytes, there ? kChunk : 0);
+                copy_chunk_or_zero(true, stage + to + plane * kPlaneBytes + i * kStep * kRowBytes, from + plane * plane_bytes, there ? kChunk : 0);
             }
         }
     }

@@ -238,7 +238,7 @@ fn another_type() {
     let ffma = cuda.clone().with_f32_path(F32Path::Ffma).expect("f32 by multiply and add");
     assert_eq!(ffma.path_name(), "cuda f32 ffma wide");
     refused(ffma.with_tile(128), &["tile of 128 rows", "use 64"]);
-    refused(cuda.clone().with_tile(48), &["rows", "32, 64 or 128", "got 48"]);
+    refused(cuda.clone().with_tile(48), &["rows", "32, 64, 128 or 256", "got 48"]);
     assert_eq!(logits(&model), before);
 }
 

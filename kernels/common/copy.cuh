@@ -14,9 +14,24 @@ __device__ inline void copy_chunk(uint32_t to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-// `bytes` of 0 write zeros and read nothing.
-__device__ inline void copy_chunk_or_zero(uint32_t to, const void* from, uint32_t bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+// The same if `there`, without a branch.
+__device__ inline void copy_chunk_if(bool there, uint32_t to, const void* from) {
+    asm volatile("{\n\t"
+                 ".reg .pred there;\n\t"
+                 "setp.ne.u32 there, %2, 0;\n\t"
+                 "@there cp.async.cg.shared.global [%0], [%1], 16;\n\t"
+                 "}" ::"r"(to), "l"(from), "r"(static_cast<uint32_t>(there))
+                 : "memory");
+}
+
+// The same; `bytes` of 0 write zeros and read nothing.
+__device__ inline void copy_chunk_or_zero(bool there, uint32_t to, const void* from, uint32_t bytes) {
+    asm volatile("{\n\t"
+                 ".reg .pred there;\n\t"
+                 "setp.ne.u32 there, %3, 0;\n\t"
+                 "@there cp.async.cg.shared.global [%0], [%1], 16, %2;\n\t"
+                 "}" ::"r"(to), "l"(from), "r"(bytes), "r"(static_cast<uint32_t>(there))
+                 : "memory");
 }
 
 __device__ inline void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -26,9 +26,9 @@ using Storage = Ffma;
     extern "C" __global__ void __launch_bounds__(Tile<tile>::kThreads, 2) name(const __grid_constant__ Arguments arguments) { \
         __VA_ARGS__(arguments);                                                                                  \
     }
-// Of all steps. They wait by themselves.
-#define WALKING(name, Arguments, ...)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(kWalkThreads, 1) name(const __grid_constant__ Arguments arguments) {  \
+// With a multiprocessor to themselves. They wait by themselves.
+#define ALONE(name, threads, Arguments, ...)                                                                           \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Arguments arguments) {  \
         __VA_ARGS__(arguments);                                                                                       \
     }
 // Of so many threads, so many blocks a multiprocessor: registers enough for all loads that are to be under way at once.

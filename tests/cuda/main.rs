@@ -14,6 +14,7 @@ mod modelled;
 mod order;
 mod planned;
 mod recompute;
+mod stationary;
 mod steps;
 mod streams;
 mod tokens;

@@ -178,9 +178,18 @@ impl Frame<'_> {
     }
 
     fn layer(&self, cells: &Cells, kind: Kind, arguments: &CellArguments) -> Result<()> {
-        let kernels = cells.layer(self.plan.config.cell, kind);
+        let cell = self.plan.config.cell;
+        let layer = cells.layer(cell, kind);
         let (blocks, rows) = (self.sizes().unit_blocks(), arguments.rows as usize);
-        self.cuda.tiled("run a layer", kernels, arguments, blocks, rows)
+        let Sizes { storage, units, .. } = *self.sizes();
+        if let Some(kernel) = &layer.stationary
+            && let Some(shared) =
+                storage.stationary_shared_bytes(cell.gates(kind.states()), units, kind.states())
+            && self.cuda.keeps_weights(blocks, rows, shared)
+        {
+            return self.cuda.stationary("run a layer", kernel, arguments, blocks, rows, shared);
+        }
+        self.cuda.tiled("run a layer", &layer.tiles, arguments, blocks, rows)
     }
 
     fn collect(&self, hidden: Span) -> Result<()> {

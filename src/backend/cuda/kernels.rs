@@ -13,7 +13,8 @@ use crate::error::Result;
 use crate::model::Cell;
 
 /// From twice how many blocks of 32 rows a multiprocessor on a launch runs in tiles of 64, and of 128: where an H200 was
-/// faster so (benches/results).
+/// faster so (benches/results). Blocks of 256 rows take the place of those of 128 where there are such: modelled
+/// (benches/modelled.rs), not measured.
 const NARROW: usize = 8;
 const WIDE: usize = 24;
 
@@ -42,7 +43,7 @@ impl Kind {
         }
     }
 
-    fn states(self) -> usize {
+    pub(super) fn states(self) -> usize {
         match self {
             Kind::Leaf => 0,
             Kind::Merge => 2,
@@ -51,28 +52,37 @@ impl Kind {
     }
 }
 
-/// Rows of a block of threads, by two packed blocks of units, or of 32 rows by one.
+/// Rows of a block of threads, by two packed blocks of units, or of 32 rows by one. A block of 256 rows holds the weights of
+/// its units, and takes tile after tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tile {
     Rows32,
     Rows64,
     Rows128,
+    Rows256,
 }
 
 impl Tile {
-    pub(super) const ALL: [Tile; 3] = [Tile::Rows32, Tile::Rows64, Tile::Rows128];
+    pub(super) const ALL: [Tile; 4] = [Tile::Rows32, Tile::Rows64, Tile::Rows128, Tile::Rows256];
+    /// Those whose weights come with the rows.
+    const PASSING: [Tile; 3] = [Tile::Rows32, Tile::Rows64, Tile::Rows128];
 
     pub(super) fn rows(self) -> usize {
         match self {
             Tile::Rows32 => 32,
             Tile::Rows64 => 64,
             Tile::Rows128 => 128,
+            Tile::Rows256 => 256,
         }
     }
 
     /// Threads of a block.
     pub(super) fn threads(self) -> u32 {
-        if self == Tile::Rows32 { 64 } else { 128 }
+        match self {
+            Tile::Rows32 => 64,
+            Tile::Rows64 | Tile::Rows128 => 128,
+            Tile::Rows256 => 256,
+        }
     }
 
     /// How many packed blocks of units a block of threads has beside each other.
@@ -81,13 +91,13 @@ impl Tile {
     }
 
     /// The tile for so many rows by packed blocks on a chip: small ones until all multiprocessors have work, large ones,
-    /// which move fewer bytes, once they have enough of it.
+    /// which move fewer bytes, once they have enough of it, and at last those whose weights stay.
     pub(super) fn choose(rows: usize, packed_blocks: usize, multiprocessors: u32) -> Self {
         let narrow = rows.div_ceil(Tile::Rows32.rows()) * packed_blocks;
         match 2 * narrow / (multiprocessors as usize).max(1) {
             0..NARROW => Tile::Rows32,
             NARROW..WIDE => Tile::Rows64,
-            _ => Tile::Rows128,
+            _ => Tile::Rows256,
         }
     }
 }
@@ -103,9 +113,18 @@ pub(super) struct TiledKernel {
 /// The same kernel by tile; None where the storage lacks the tile, or the chip the shared memory for it.
 pub(super) type ByTile = [Option<TiledKernel>; 3];
 
-/// The kernel of a tile, or of 64 rows where there is none of that.
+/// The kernel of a tile, or the next smaller one of those of 128 and 64 rows that there is.
 pub(super) fn of_tile(kernels: &ByTile, tile: Tile) -> Option<(Tile, &TiledKernel)> {
-    [tile, Tile::Rows64].into_iter().find_map(|tile| Some((tile, kernels[tile as usize].as_ref()?)))
+    let next = [Tile::Rows128, Tile::Rows64].into_iter().filter(|next| next.rows() <= tile.rows().max(64));
+    std::iter::once(tile).chain(next).find_map(|tile| Some((tile, kernels.get(tile as usize)?.as_ref()?)))
+}
+
+/// The kernels of a layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub tiles: ByTile,
+    /// That of 256 rows, whose shared memory is known at the launch; None where the storage lacks it.
+    pub stationary: Option<CudaFunction>,
 }
 
 /// A module of kernels, to take them from.
@@ -146,7 +165,7 @@ impl Module {
     }
 
     /// A kernel whose shared memory is known at the launch, up to what a block of the chip may have.
-    pub(super) fn walking(&self, kernel: &str) -> Result<CudaFunction> {
+    pub(super) fn alone(&self, kernel: &str) -> Result<CudaFunction> {
         let function = self.function(kernel)?;
         self.give_shared(&function, kernel, self.most_shared)?;
         Ok(function)
@@ -162,7 +181,7 @@ impl Module {
     /// A kernel `name_32`, and the larger tiles that it is made in.
     pub(super) fn by_tile(&self, name: &str, most: Tile, shared: impl Fn(Tile) -> usize) -> Result<ByTile> {
         let mut kernels = [const { None }; 3];
-        for tile in Tile::ALL.into_iter().filter(|tile| tile.rows() <= most.rows()) {
+        for tile in Tile::PASSING.into_iter().filter(|tile| tile.rows() <= most.rows()) {
             kernels[tile as usize] = self.tiled(&format!("{name}_{}", tile.rows()), shared(tile))?;
         }
         Ok(kernels)
@@ -173,7 +192,7 @@ impl Module {
 #[derive(Debug)]
 pub(super) struct Cells {
     /// By cell and kind.
-    layers: [[ByTile; 3]; 2],
+    layers: [[Layer; 3]; 2],
     /// By cell.
     tokens: [CudaFunction; 2],
     /// By cell.
@@ -182,23 +201,28 @@ pub(super) struct Cells {
 
 impl Cells {
     pub(super) fn load(module: &Module, storage: Storage, most: Tile) -> Result<Self> {
-        let mut layers = [const { [const { [const { None }; 3] }; 3] }; 2];
-        for cell in [Cell::Lstm, Cell::Rnn] {
-            for kind in Kind::ALL {
-                let shared = |tile| storage.shared_bytes(cell.gates(kind.states()), tile);
-                let name = format!("{}_{}", kind.name(), cell.name());
-                layers[index(cell)][kind as usize] = module.by_tile(&name, most, shared)?;
-            }
-        }
+        let layer = |cell: Cell, kind: Kind| {
+            let name = format!("{}_{}", kind.name(), cell.name());
+            let shared = |tile| storage.shared_bytes(cell.gates(kind.states()), tile);
+            let stationary = most == Tile::Rows256 && kind != Kind::Leaf;
+            Ok(Layer {
+                tiles: module.by_tile(&name, most, shared)?,
+                stationary: stationary.then(|| module.alone(&format!("{name}_256"))).transpose()?,
+            })
+        };
+        let layers = |cell| {
+            let [leaf, merge, unary] = Kind::ALL;
+            Ok([layer(cell, leaf)?, layer(cell, merge)?, layer(cell, unary)?])
+        };
         Ok(Cells {
-            layers,
+            layers: [layers(Cell::Lstm)?, layers(Cell::Rnn)?],
             tokens: [module.function("tokens_lstm")?, module.function("tokens_rnn")?],
-            tree: [module.walking("tree_lstm")?, module.walking("tree_rnn")?],
+            tree: [module.alone("tree_lstm")?, module.alone("tree_rnn")?],
         })
     }
 
     /// The kernels of a layer.
-    pub(super) fn layer(&self, cell: Cell, kind: Kind) -> &ByTile {
+    pub(super) fn layer(&self, cell: Cell, kind: Kind) -> &Layer {
         &self.layers[index(cell)][kind as usize]
     }
 
@@ -254,9 +278,13 @@ impl Kernels {
         })
     }
 
-    /// Whether every layer has a kernel of that tile.
+    /// Whether every layer has a kernel of that tile, or, of 256 rows, those above the leaves.
     pub(super) fn has(&self, tile: Tile) -> bool {
-        self.cells.layers.iter().flatten().all(|tiles| tiles[tile as usize].is_some())
+        let mut layers = self.cells.layers.iter().flatten();
+        match tile {
+            Tile::Rows256 => layers.any(|layer| layer.stationary.is_some()),
+            _ => layers.all(|layer| layer.tiles[tile as usize].is_some()),
+        }
     }
 }
 

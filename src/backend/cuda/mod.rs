@@ -126,15 +126,16 @@ impl Cuda {
         self.with_storage(storage)
     }
 
-    /// The same device with every layer in launches, in tiles of so many rows, 32, 64 or 128, whatever the size of a step: for
-    /// tests and measurements. The results have the same bits.
+    /// The same device with every layer in launches, in tiles of so many rows, 32, 64, 128 or 256, whatever the size of a step: for
+    /// tests and measurements. The results have the same bits. A block of 256 rows keeps its weights in shared memory, in
+    /// merges and unary layers of 128, 192, 256 and so on units; where they do not fit, and elsewhere, there are 128 rows.
     ///
     /// # Errors
     /// [`Error::Argument`] for another number; [`Error::Unavailable`] if the type or the chip's shared memory does not
     /// allow it.
     pub fn with_tile(self, rows: usize) -> Result<Self> {
         let Some(tile) = Tile::ALL.into_iter().find(|tile| tile.rows() == rows) else {
-            return Err(Error::argument("rows", "32, 64 or 128", rows));
+            return Err(Error::argument("rows", "32, 64, 128 or 256", rows));
         };
         if !self.kernels().has(tile) {
             return Err(Error::Unavailable {
@@ -371,6 +372,33 @@ impl Cuda {
         self.threads(action, kernel, arguments, elements, 256)
     }
 
+    fn tile(&self, packed_blocks: usize, rows: usize) -> Tile {
+        self.tile.unwrap_or_else(|| Tile::choose(rows, packed_blocks, self.device().multiprocessors))
+    }
+
+    /// Whether so many rows go to blocks whose weights stay, given the shared memory of such a block.
+    fn keeps_weights(&self, packed_blocks: usize, rows: usize, shared: usize) -> bool {
+        self.tile(packed_blocks, rows) == Tile::Rows256 && shared <= self.kernels().most_shared
+    }
+
+    /// Launches a kernel whose weights stay, one block a multiprocessor, the rows shared among those of the same
+    /// units. Like a tile it may read weights and lists early.
+    fn stationary<A: Arguments>(
+        &self,
+        action: &str,
+        kernel: &CudaFunction,
+        arguments: &A,
+        packed_blocks: usize,
+        rows: usize,
+        shared: usize,
+    ) -> Result<()> {
+        let tile = Tile::Rows256;
+        let across = packed_blocks.div_ceil(tile.across());
+        let sharing =
+            (self.device().multiprocessors as usize / across).clamp(1, rows.div_ceil(tile.rows()).max(1));
+        self.launch(action, kernel, arguments, [across, sharing, 1], tile.threads(), shared as u32)
+    }
+
     /// Launches a kernel on so many rows, in tiles that suit them; so many packed blocks beside each other. It reads packed
     /// weights and lists before it waits for the launch before it, which must not write them: between packing and a tile there
     /// is a launch always, of leaves, of dense input or of gradients, and between packing and a way back with `z` computed anew
@@ -383,8 +411,7 @@ impl Cuda {
         packed_blocks: usize,
         rows: usize,
     ) -> Result<()> {
-        let tile =
-            self.tile.unwrap_or_else(|| Tile::choose(rows, packed_blocks, self.device().multiprocessors));
+        let tile = self.tile(packed_blocks, rows);
         let Some((tile, kernel)) = kernels::of_tile(kernels, tile) else {
             return Err(Error::Unavailable {
                 what: format!("to {action} on {}", self.name()),

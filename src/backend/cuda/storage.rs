@@ -8,6 +8,8 @@ use crate::model::{Cell, Config, LinearRange};
 const BLOCK_UNITS: usize = 16;
 /// `k` of a stage of a product.
 const STAGE_K: usize = 32;
+/// The same of a product with stationary weights.
+const PAIR_STAGE_K: usize = 64;
 /// Groups of 16 inputs of a packed block of the transposed product.
 const TRANSPOSED_GROUPS: usize = 2;
 /// Bytes of the numbers of a row of a block that walks the whole tree: four, of this tile and of the next.
@@ -95,7 +97,7 @@ impl Storage {
     /// The widest tile that its products are made in.
     pub(super) fn widest(self) -> Tile {
         match self {
-            Storage::Bf16 | Storage::F16 => Tile::Rows128,
+            Storage::Bf16 | Storage::F16 => Tile::Rows256,
             Storage::Split | Storage::Ffma => Tile::Rows64,
         }
     }
@@ -134,6 +136,23 @@ impl Storage {
         let piece = piece + if self == Storage::Ffma { 64 } else { 0 };
         let stage = self.planes() * tile.rows() * row + tile.across() * piece;
         (3 * tile.rows() * 4).next_multiple_of(128) + stages * stage
+    }
+
+    /// The same with stationary weights: of four pairs of warps row numbers and two stages of inputs, and all of two packed
+    /// blocks, padded only where an even number of gates would have ldmatrix meet a bank twice. None where an input is less than
+    /// two stages, or not whole ones.
+    pub(super) fn stationary_shared_bytes(self, gates: usize, units: usize, inputs: usize) -> Option<usize> {
+        if self.planes() > 1
+            || self == Storage::Ffma
+            || !units.is_multiple_of(PAIR_STAGE_K)
+            || units < 2 * PAIR_STAGE_K
+        {
+            return None;
+        }
+        let rows = Tile::Rows256.rows();
+        let stride = BLOCK_UNITS * gates + if gates.is_multiple_of(2) { 8 } else { 0 };
+        let weights = Tile::Rows256.across() * inputs * units * stride;
+        Some(3 * rows * 4 + (2 * rows * PAIR_STAGE_K + weights) * self.element())
     }
 
     /// The same of a transposed product.
@@ -378,6 +397,14 @@ mod tests {
         assert_eq!(Storage::Bf16.shared_bytes(5, Rows32), 384 + 6 * (32 * 64 + 32 * 88 * 2));
         assert_eq!(Storage::Split.shared_bytes(4, Rows32), 384 + 4 * 3 * (32 * 64 + 32 * 72 * 2));
         assert_eq!(Storage::Ffma.shared_bytes(4, Rows32), 384 + 4 * (32 * 144 + 32 * 64 * 4 + 64));
+        assert_eq!(Storage::Bf16.stationary_shared_bytes(5, 256, 2), Some(227 << 10));
+        assert_eq!(
+            Storage::F16.stationary_shared_bytes(4, 128, 1),
+            Some(4 * (768 + 2 * 8192) + 2 * 128 * 72 * 2)
+        );
+        assert_eq!(Storage::F16.stationary_shared_bytes(4, 64, 1), None);
+        assert_eq!(Storage::Bf16.stationary_shared_bytes(1, 160, 2), None);
+        assert_eq!(Storage::Split.stationary_shared_bytes(5, 256, 2), None);
         assert_eq!(Storage::Bf16.transposed_shared_bytes(Rows128), 1536 + 4 * (128 * 64 + 2 * 32 * 40 * 2));
         assert_eq!(Storage::Bf16.gradient_shared_bytes(), 4096 + 4 * 32 * (272 + 272));
         assert_eq!(Storage::Split.gradient_shared_bytes(), 4096 + 2 * 3 * 32 * (144 + 272));

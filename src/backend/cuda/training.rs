@@ -81,7 +81,7 @@ impl TrainingKernels {
             cells: Cells::load(&module, storage, most)?,
             gather: [gathers(Cell::Lstm)?, gathers(Cell::Rnn)?],
             gates_before: [into(Cell::Lstm)?, into(Cell::Rnn)?],
-            tree: [module.walking("tree_backward_lstm")?, module.walking("tree_backward_rnn")?],
+            tree: [module.alone("tree_backward_lstm")?, module.alone("tree_backward_rnn")?],
             into_places: transposed("into_places")?,
             into_input: transposed("into_input")?,
             weight_gradient,

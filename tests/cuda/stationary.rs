@@ -1,0 +1,179 @@
+//! Weights that stay in a block while many rows go past: the bits of the other tiles, forward and in training, over several
+//! tiles a pair of warps, in any order of warps, and nothing wasted.
+
+use pr_lstm::model::Cell;
+use pr_lstm::random::Random;
+use pr_lstm::{Config, Cuda, Outputs};
+
+use crate::common::device::{Device, Storage};
+use crate::common::{
+    Batch, Runner, assert_same_bits, kept, lengths, narrow, normals, parameters, random, schedule,
+};
+
+/// An LSTM whose weights fit a block of any chip, and RNN's: two stages of `k` a unary layer, three, and many.
+fn models(random: &mut Random) -> Vec<(Config, Vec<f32>)> {
+    let sizes = [(Cell::Lstm, 128), (Cell::Rnn, 192), (Cell::Rnn, 500)];
+    let model = |(cell, hidden)| {
+        let config = Config::new(4, hidden, 2).cell(cell);
+        let flat = narrow(&parameters(&config, random, 1.0));
+        (config, flat)
+    };
+    sizes.map(model).into()
+}
+
+/// As many rows as all pairs of warps have in so many tiles each, and 70: some pairs have a tile more, one a part of it.
+fn rows_of_tiles(cuda: &Cuda, config: &Config, tiles: usize) -> usize {
+    let sharing = cuda.device().multiprocessors as usize / config.hidden.div_ceil(32);
+    tiles * sharing * 256 + 70
+}
+
+/// Demands that merges and unary layers kept their weights, or that none did.
+fn assert_stationary(device: &Device, cell: Cell, stationary: bool) {
+    if device.is_virtual() {
+        let launches = device.launches();
+        for kind in ["merge", "unary"] {
+            let of_kind: Vec<_> =
+                launches.iter().filter(|launch| launch.kernel.starts_with(kind)).map(|l| &l.kernel).collect();
+            assert!(!of_kind.is_empty(), "no {kind}: {launches:?}");
+            let name = format!("{kind}_{}_256", cell.name());
+            assert!(of_kind.iter().all(|&kernel| (*kernel == name) == stationary), "{of_kind:?}");
+        }
+    }
+}
+
+#[test]
+fn it_has_the_bits_of_other_tiles() {
+    let mut random = random(1100);
+    let device = Device::take();
+    for storage in [Storage::Bf16, Storage::F16] {
+        let tiles = [256, 128].map(|tile| device.tiled(storage, tile).expect("the tile"));
+        for (round, (config, flat)) in models(&mut random).iter().enumerate() {
+            let [stationary, passing] = [0, 1].map(|i| Runner::new(&tiles[i], config, flat));
+            let mut shapes = vec![(vec![3; 90], Outputs::All), (lengths(&mut random, 40, 6), Outputs::Last)];
+            // Several tiles a pair; two suffice where they cost most, and one storage.
+            if round != 1 && storage == Storage::Bf16 {
+                shapes.push((vec![2; rows_of_tiles(&tiles[0], config, 1 + round / 2)], Outputs::Last));
+            }
+            for (lengths, outputs) in shapes {
+                let batch = Batch::tokens(&mut random, &lengths, config.input);
+                let schedule = schedule(&lengths, &outputs);
+                device.launches();
+                let found = stationary.run(&schedule, &batch);
+                assert_stationary(&device, config.cell, true);
+                let expected = passing.run(&schedule, &batch);
+                assert_stationary(&device, config.cell, false);
+                let what = format!("{storage:?}, {config:?}, {} lanes, {outputs:?}", lengths.len());
+                found.assert_same_bits(&expected, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn training_has_the_bits_of_other_tiles() {
+    let mut random = random(1110);
+    let device = Device::take();
+    let tiles = [256, 128].map(|tile| device.tiled(Storage::Bf16, tile).expect("the tile"));
+    for (round, (config, flat)) in models(&mut random).iter().enumerate() {
+        let [stationary, passing] = [0, 1].map(|i| Runner::training(&tiles[i], config, flat));
+        let lanes = if round == 2 { rows_of_tiles(&tiles[0], config, 1) } else { 90 };
+        let lengths = vec![2 + usize::from(round < 2); lanes];
+        let batch = Batch::tokens(&mut random, &lengths, config.input);
+        let schedule = kept(&lengths, &Outputs::Last);
+        let d_logits = narrow(&normals(&mut random, lanes * config.output, 1.0));
+        let train = |runner: &Runner<Cuda>, kept: bool| {
+            device.launches();
+            let trained = runner.train(&schedule, &batch, &d_logits, 1);
+            assert_stationary(&device, config.cell, kept);
+            trained
+        };
+        let (found, expected) = (train(&stationary, true), train(&passing, false));
+        assert!(expected.gradients.iter().any(|&gradient| gradient != 0.0), "{config:?}");
+        assert_same_bits(&found.hidden, &expected.hidden, &format!("{config:?}: hidden"));
+        assert_same_bits(&found.gradients, &expected.gradients, &format!("{config:?}: gradients"));
+    }
+}
+
+#[test]
+fn ten_orders_of_warps_give_the_same_bits() {
+    let mut random = random(1120);
+    let device = Device::take();
+    if !device.is_virtual() {
+        return;
+    }
+    let cuda = device.tiled(Storage::Bf16, 256).expect("the tile");
+    for (round, (config, flat)) in models(&mut random).iter().enumerate() {
+        let lanes = if round == 2 { rows_of_tiles(&cuda, config, 1) } else { 300 };
+        let batch = Batch::tokens(&mut random, &vec![2; lanes], config.input);
+        let runner = Runner::new(&cuda, config, flat);
+        let schedule = schedule(&vec![2; lanes], &Outputs::Last);
+        let run = || runner.run(&schedule, &batch);
+        let expected = device.strict(run);
+        for seed in 1..=if round == 2 { 2 } else { 10 } {
+            let found = device.strict(|| device.shuffled(seed, run));
+            found.assert_same_bits(&expected, &format!("{config:?}, order {seed}"));
+        }
+    }
+}
+
+/// It runs by itself where a step has rows enough, and not where the weights do not fit.
+#[test]
+fn wide_steps_take_it_where_it_fits() {
+    let mut random = random(1130);
+    let device = Device::take();
+    let cuda = device.backend(Storage::Bf16).with_whole_tree(false);
+    for (hidden, cell, rows, stationary) in [
+        (512, Cell::Rnn, 2600, true),
+        (512, Cell::Rnn, 100, false),
+        (160, Cell::Rnn, 100, false),
+        (512, Cell::Lstm, 1, false),
+    ] {
+        let config = Config::new(2, hidden, 1).cell(cell);
+        let runner = Runner::new(&cuda, &config, &narrow(&parameters(&config, &mut random, 1.0)));
+        let batch = Batch::tokens(&mut random, &vec![2; rows], 2);
+        device.launches();
+        runner.run(&schedule(&vec![2; rows], &Outputs::Last), &batch);
+        assert_stationary(&device, cell, stationary);
+    }
+    // Asked for where the weights do not fit: 128 rows.
+    let config = Config::new(2, 512, 1);
+    let cuda = device.tiled(Storage::Bf16, 256).expect("the tile");
+    let runner = Runner::new(&cuda, &config, &narrow(&parameters(&config, &mut random, 1.0)));
+    device.launches();
+    runner.run(&schedule(&[2], &Outputs::Last), &Batch::tokens(&mut random, &[2], 2));
+    if device.is_virtual() {
+        assert!(device.launches().iter().any(|launch| launch.kernel == "merge_lstm_128"));
+    }
+}
+
+/// KERNELS, section 2: no more products than needed, no bank twice, whole sectors, nothing spilled.
+#[test]
+fn it_does_no_more_than_it_must() {
+    let mut random = random(1140);
+    let device = Device::take();
+    if !device.is_virtual() {
+        return;
+    }
+    let cuda = device.tiled(Storage::Bf16, 256).expect("the tile");
+    for (config, flat) in models(&mut random) {
+        let (rows, units) = (512, config.hidden.next_multiple_of(64));
+        let runner = Runner::new(&cuda, &config, &flat);
+        let batch = Batch::tokens(&mut random, &vec![2; rows], config.input);
+        device.launches();
+        runner.run(&schedule(&vec![2; rows], &Outputs::Last), &batch);
+        let launches = device.launches();
+        for (kind, inputs) in [("merge", 2), ("unary", 1)] {
+            let name = format!("{kind}_{}_256", config.cell.name());
+            let launch = launches.iter().find(|launch| launch.kernel == name).expect(&name);
+            let needed = rows / 16 * (inputs * units / 16) * (config.cell.gates(inputs) * units / 8);
+            let ratio = |name: &str| launch.counts[name] / launch.counts[&format!("{name}_ideal")];
+            let (wavefronts, sectors) = (ratio("wavefronts"), ratio("sectors"));
+            println!("{name}, H = {}: wavefronts {wavefronts:.3}, sectors {sectors:.3}", config.hidden);
+            assert_eq!(launch.counts["mma"], needed as f64, "{name}");
+            // Of a row of an RNN's weights, 48 bytes with the padding, 32 are read, on two sectors where they begin on neither.
+            let most_sectors = if config.cell == Cell::Rnn { 1.06 } else { 1.05 };
+            assert!(wavefronts <= 1.05 && sectors <= most_sectors, "{name}: {launch:?}");
+            assert_eq!(launch.counts["local_bytes"], 0.0, "{name}");
+        }
+    }
+}
