@@ -10,10 +10,10 @@
 #include "common/product.cuh"
 
 // Row numbers of a tile, [3][kTile] in shared memory: the inputs', then that which is written. Rows beyond the last one
-// repeat it: they are computed and not written. kThreads threads write them, and nobody waits for all yet.
-template <int kStates, int kTile, int kThreads>
+// repeat it: they are computed and not written.
+template <int kStates, int kTile>
 __device__ inline void number_rows(uint32_t* numbers, const CellArguments& arguments, uint32_t start) {
-    for (uint32_t i = threadIdx.x % kThreads; i < kTile; i += kThreads) {
+    for (uint32_t i = threadIdx.x; i < kTile; i += Tile<kTile>::kThreads) {
         const uint32_t local = min(start + i, arguments.rows - 1);
         const uint32_t row = arguments.first + local;
         const uint32_t entry = row / arguments.width, lane = row - entry * arguments.width;
@@ -25,6 +25,7 @@ __device__ inline void number_rows(uint32_t* numbers, const CellArguments& argum
         }
         numbers[2 * kTile + i] = arguments.out[entry] * arguments.width + lane;
     }
+    __syncthreads();
 }
 
 // Keeps z of four units for the way back.
@@ -130,10 +131,8 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
         units / kBlockUnits,
     };
     Z z;
-    z.run(shared_address(shared) + 3 * kTile * sizeof(uint32_t), operands, [&] {
-        number_rows<kStates, kTile, Tile<kTile>::kThreads>(numbers, arguments, start);
-        __syncthreads();
-    });
+    z.run(shared_address(shared) + 3 * kTile * sizeof(uint32_t), operands,
+          [&] { number_rows<kStates, kTile>(numbers, arguments, start); });
 
     const uint32_t unit = blockIdx.x * Tile<kTile>::kUnits + Z::unit();
     if (unit < units) {

@@ -102,11 +102,11 @@ struct WeightCopier {
     }
 };
 
-// A thread's share of the copies of inputs: one chunk of some rows. kThreads copy a tile.
-template <class Storage, int kGates, int kTile, int kInputs, int kThreads = Tile<kTile>::kThreads>
+// A thread's share of the copies of inputs: one chunk of some rows.
+template <class Storage, int kGates, int kTile, int kInputs>
 struct InputCopier {
     using S = Stage<Storage, kGates, kTile>;
-    static constexpr int kRowStep = kThreads / S::kRowChunks;
+    static constexpr int kRowStep = Tile<kTile>::kThreads / S::kRowChunks;
     static constexpr int kParts = kTile / kRowStep; // a row each
     static constexpr bool kPointers = Storage::kPlanes == 1 || kInputs == 1; // else found anew every stage, see `keep`
 
@@ -116,19 +116,17 @@ struct InputCopier {
     uint32_t to; // in a stage
 
     __device__ explicit InputCopier(const Operands<Storage>& operands)
-        : operands(operands), k(keep<Storage>(thread() % S::kRowChunks * S::kPerChunk)) {
-        to = keep<Storage>(S::chunk_at(thread() / S::kRowChunks, thread() % S::kRowChunks));
+        : operands(operands), k(keep<Storage>(threadIdx.x % S::kRowChunks * S::kPerChunk)) {
+        to = keep<Storage>(S::chunk_at(threadIdx.x / S::kRowChunks, threadIdx.x % S::kRowChunks));
         if (kPointers) {
             point(operands.rows, k);
         }
     }
 
-    __device__ static uint32_t thread() { return threadIdx.x % kThreads; }
-
     __device__ void point(const uint32_t* numbers, uint32_t k_of_row) {
 #pragma unroll
         for (int i = 0; i < kParts; ++i) {
-            const size_t row = numbers[thread() / S::kRowChunks + i * kRowStep];
+            const size_t row = numbers[threadIdx.x / S::kRowChunks + i * kRowStep];
             rows[i] = reinterpret_cast<const char*>(operands.input + row * (Storage::kPlanes * operands.segment) + k_of_row);
         }
     }
