@@ -194,7 +194,7 @@ struct Stationary {
                 point(1, 0);
             }
             ahead.multiply(
-                sums, here, piece, other, next_piece, [](int, auto) {},
+                sums, here, piece, other, next_piece, [] {},
                 [&] {
                     wait_groups<0>();
                     await_all();

@@ -13,7 +13,6 @@ struct ReadAhead {
     // Where registers are scarce a pair is read during the pair before, else during the step before.
     static constexpr bool kScarce = kRowTiles == 4;
     static constexpr int kAhead = kScarce ? 1 : kPairs;
-    static constexpr int kTurns = kAll - kAhead; // from then on the next stage is read
 
     uint32_t a[kScarce ? 1 : 2][kRowTiles][4], b[2 * kAhead][4];
     uint32_t inputs_at, weights_at; // of this lane's first rows of fragments, in a stage
@@ -33,7 +32,7 @@ struct ReadAhead {
         }
     }
 
-    // Calls copy(turn, kTurns of them), then `turn` before it reads the next stage.
+    // Calls `copy` once there is work for the tensor cores, and `turn` before it reads the next stage.
     template <class Copy, class Turn>
     __device__ void multiply(Sums<Storage, kGates, kRows>& sums, uint32_t rows, uint32_t piece, uint32_t next_rows, uint32_t next_piece,
                              Copy copy, Turn turn) {
@@ -41,7 +40,7 @@ struct ReadAhead {
         for (int at = 0; at < kAll; ++at) {
             const int step = at / kPairs, pair = at % kPairs, next_step = (step + 1) % kSteps;
             const uint32_t rows_of_next = next_step > 0 ? rows : next_rows;
-            if (at == kTurns) {
+            if (at == kAll - kAhead) {
                 turn();
             }
             read_weights(at + kAhead < kAll ? piece : next_piece, (at + kAhead) % kAll);
@@ -58,8 +57,8 @@ struct ReadAhead {
                     read_inputs(rows_of_next, next_step, m);
                 }
             }
-            if (at < kTurns) {
-                copy(at, Turns<kTurns>{});
+            if (at == 0) {
+                copy();
             }
         }
     }
@@ -105,7 +104,7 @@ struct Product<Storage, kGates, kTile, kInputs, true> {
             for_stages<Storage, kGates, kTile, kInputs>(
                 ring, operands, number_rows, [](uint32_t) {},
                 [&](uint32_t stage, uint32_t, auto copy, auto turn) {
-                    copy(0, Turns<1>{});
+                    copy();
 #pragma unroll 1
                     for (uint32_t step = 0; step < 2; ++step) {
                         // A step is two chunks: it flips a bit of the swizzled chunk.
@@ -143,7 +142,7 @@ struct Product<Storage, kGates, kTile, kInputs, false> {
         for_stages<Storage, kGates, kTile, kInputs>(
             ring, operands, number_rows, [](uint32_t) {},
             [&](uint32_t stage, uint32_t, auto copy, auto turn) {
-                copy(0, Turns<1>{});
+                copy();
                 for (uint32_t chunk = 0; chunk < kStageK / 4; ++chunk) {
                     sums.multiply(stage + Ring::chunk_at(row, chunk), 16 * Ring::kRowBytes, stage + piece + chunk * (4 * Ring::kStride * 4));
                 }

@@ -87,18 +87,13 @@ struct WeightCopier {
         to = keep<Storage>(S::kInputBytes + across * S::kPieceStep + start);
     }
 
-    // Starts the copy of a part of the next stage, if there is one; the parts in turn.
-    __device__ void copy_part(bool there, uint32_t stage, int part) {
-        copy_chunk_if(part < kParts - 1 ? there : there && tail, stage + to + part * kStep, piece + part * kStep);
-        if (part == kParts - 1) {
-            piece += S::kPieceBytes;
-        }
-    }
-    __device__ void copy(uint32_t stage) {
+    // Starts the copy of the next stage, if there is one.
+    __device__ void copy(bool there, uint32_t stage) {
 #pragma unroll
         for (int part = 0; part < kParts; ++part) {
-            copy_part(true, stage, part);
+            copy_chunk_if(part < kParts - 1 ? there : there && tail, stage + to + part * kStep, piece + part * kStep);
         }
+        piece += S::kPieceBytes;
     }
 };
 
@@ -107,11 +102,11 @@ template <class Storage, int kGates, int kTile, int kInputs>
 struct InputCopier {
     using S = Stage<Storage, kGates, kTile>;
     static constexpr int kRowStep = Tile<kTile>::kThreads / S::kRowChunks;
-    static constexpr int kParts = kTile / kRowStep; // a row each
+    static constexpr int kRows = kTile / kRowStep;
     static constexpr bool kPointers = Storage::kPlanes == 1 || kInputs == 1; // else found anew every stage, see `keep`
 
     const Operands<Storage>& operands;
-    const char* rows[kParts];
+    const char* rows[kRows];
     uint32_t k;  // of the next chunk
     uint32_t to; // in a stage
 
@@ -125,87 +120,62 @@ struct InputCopier {
 
     __device__ void point(const uint32_t* numbers, uint32_t k_of_row) {
 #pragma unroll
-        for (int i = 0; i < kParts; ++i) {
+        for (int i = 0; i < kRows; ++i) {
             const size_t row = numbers[threadIdx.x / S::kRowChunks + i * kRowStep];
             rows[i] = reinterpret_cast<const char*>(operands.input + row * (Storage::kPlanes * operands.segment) + k_of_row);
         }
     }
 
-    // Begins a stage; then starts the copies of its parts in turn, if it is there.
-    __device__ void begin_stage() {
+    // Starts the copy of the next stage, if there is one.
+    __device__ void copy(bool there, uint32_t stage) {
         if (!kPointers) {
             const bool second = kInputs == 2 && k >= operands.segment;
             point(operands.rows + (second ? kTile : 0), second ? k - operands.segment : k);
         } else if (kInputs == 2 && k - operands.segment < kStageK) { // once
             point(operands.rows + kTile, k - operands.segment);
         }
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+            for (int plane = 0; plane < Storage::kPlanes; ++plane) {
+                // kRowStep rows on the swizzle is the same.
+                const uint32_t at = stage + to + plane * S::kPlaneBytes + i * kRowStep * S::kRowBytes;
+                const char* from = rows[i] + plane * operands.segment * S::kElement;
+                if (kInputs == 2) { // whole stages
+                    copy_chunk_if(there, at, from);
+                } else {
+                    copy_chunk_or_zero(there, at, from, k < operands.k ? kChunk : 0);
+                }
+            }
+            rows[i] += kStageK * S::kElement;
+        }
         k += kStageK;
     }
-    __device__ void copy_part(bool there, uint32_t stage, int part) {
-#pragma unroll
-        for (int plane = 0; plane < Storage::kPlanes; ++plane) {
-            // kRowStep rows on the swizzle is the same.
-            const uint32_t at = stage + to + plane * S::kPlaneBytes + part * kRowStep * S::kRowBytes;
-            const char* from = rows[part] + plane * operands.segment * S::kElement;
-            if (kInputs == 2) { // whole stages
-                copy_chunk_if(there, at, from);
-            } else {
-                copy_chunk_or_zero(there, at, from, k - kStageK < operands.k ? kChunk : 0);
-            }
-        }
-        rows[part] += kStageK * S::kElement;
-    }
-    __device__ void copy(uint32_t stage) {
-        begin_stage();
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) {
-            copy_part(true, stage, part);
-        }
-    }
 };
-
-template <int kCount>
-struct Turns {
-    static constexpr int value = kCount;
-};
-
-// Does `parts` things, spread over the first kTurns of a stage's turns.
-template <int kTurns, class Do>
-__device__ inline void spread(int turn, int parts, Do what) {
-#pragma unroll
-    for (int i = 0; i < parts; ++i) {
-        if (i * kTurns / parts == turn) {
-            what(i);
-        }
-    }
-}
 
 // The ring. `number_rows` writes the row numbers, for all threads, once the first weights are on their way. Then come
-// `begin(first stage)` and, for every stage in turn, `multiply(stage, next, copy, turn)`. That calls `copy(i, Turns<n>)` for i
-// below n, which starts the copies of a later stage part by part, and after them `turn()`; only then may it read `next`, the
-// next stage or, at the last, this one again.
+// `begin(first stage)` and, for every stage in turn, `multiply(stage, next, copy, turn)`. That calls `copy()`, which starts
+// the copy of a later stage, then `turn()`; only then may it read `next`, the next stage or, at the last, this one again.
 template <class Storage, int kGates, int kTile, int kInputs, class NumberRows, class Begin, class Multiply>
 __device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operands, NumberRows number_rows, Begin begin,
                                   Multiply multiply) {
     using S = Stage<Storage, kGates, kTile>;
-    using Weights = WeightCopier<Storage, kGates, kTile>;
-    using Inputs = InputCopier<Storage, kGates, kTile, kInputs>;
     constexpr int kStages = S::kStages, kBytes = S::kBytes;
     const uint32_t stages = divide_up(operands.k, kStageK);
-    Weights weights(operands);
+    WeightCopier<Storage, kGates, kTile> weights(operands);
 #pragma unroll
     for (uint32_t stage = 0; stage < kStages - 1; ++stage) {
         if (stage < stages) {
-            weights.copy(ring + stage * kBytes);
+            weights.copy(true, ring + stage * kBytes);
         }
     }
     number_rows();
     await_last_launch();
-    Inputs inputs(operands);
+    InputCopier<Storage, kGates, kTile, kInputs> inputs(operands);
 #pragma unroll
     for (uint32_t stage = 0; stage < kStages - 1; ++stage) {
         if (stage < stages) {
-            inputs.copy(ring + stage * kBytes);
+            inputs.copy(true, ring + stage * kBytes);
         }
         end_group(); // the first has all those weights too
     }
@@ -220,12 +190,11 @@ __device__ inline void for_stages(uint32_t ring, const Operands<Storage>& operan
     for (uint32_t left = stages; left > 0; --left) {
         const bool more = left > kStages - 1; // stages to copy
         const uint32_t next = here + kBytes == ring + kStages * kBytes ? ring : here + kBytes;
-        inputs.begin_stage();
         multiply(
             here, left > 1 ? next : here,
-            [&](int turn, auto turns) {
-                spread<decltype(turns)::value>(turn, Inputs::kParts, [&](int part) { inputs.copy_part(more, before, part); });
-                spread<decltype(turns)::value>(turn, Weights::kParts, [&](int part) { weights.copy_part(more, before, part); });
+            [&] {
+                inputs.copy(more, before);
+                weights.copy(more, before);
             },
             [&] {
                 end_group();

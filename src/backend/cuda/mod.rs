@@ -394,8 +394,8 @@ impl Cuda {
     ) -> Result<()> {
         let tile = Tile::Rows256;
         let across = packed_blocks.div_ceil(tile.across());
-        let sharing =
-            (self.device().multiprocessors as usize / across).clamp(1, rows.div_ceil(tile.rows()).max(1));
+        let multiprocessors = self.device().multiprocessors as usize;
+        let sharing = (multiprocessors / across).max(1).min(rows.div_ceil(tile.rows()));
         self.launch(action, kernel, arguments, [across, sharing, 1], tile.threads(), shared as u32)
     }
 
