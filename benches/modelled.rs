@@ -147,14 +147,18 @@ fn counted(cuda: Cuda, tile: usize, rows: usize) -> Result<BTreeMap<String, Laun
     Ok(launches.into_iter().map(|launch| (launch.kernel.clone(), launch)).collect())
 }
 
-/// Launches of blocks whose weights stay: counted where each takes one tile of 256 rows, and two.
+/// Launches of blocks whose weights stay: counted where each takes one tile of 256 rows, and two; as a test, one alone.
 struct Stationary {
     one: BTreeMap<String, Launched>,
     two: BTreeMap<String, Launched>,
 }
 
 impl Stationary {
-    fn count(cuda: &Cuda) -> Result<Self> {
+    fn count(cuda: &Cuda, whole: bool) -> Result<Self> {
+        if !whole {
+            let one = counted(cuda.clone(), 256, 256)?;
+            return Ok(Stationary { two: one.clone(), one });
+        }
         let sharing = cuda.device().multiprocessors as usize / (BLOCKS / 2);
         let counted = |tiles: usize| counted(cuda.clone(), 256, tiles * sharing * 256);
         Ok(Stationary { one: counted(1)?, two: counted(2)? })
@@ -237,7 +241,7 @@ fn main() -> Result<()> {
     // Packing alone is of the other image.
     let training = inference.clone().into_iter().chain(training).collect();
     let merges = 32 * 1024;
-    let stationary = Stationary::count(&cuda)?;
+    let stationary = Stationary::count(&cuda, whole)?;
     let merge = stationary.launch("merge_lstm_256", MOST_ROWS);
     let flop = (merges * 2 * 2 * HIDDEN * 5 * HIDDEN) as f64;
     report("merge of 32768 rows, two launches", flop, &[merge.clone(), merge], &inference)?;
