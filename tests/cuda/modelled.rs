@@ -18,7 +18,8 @@ const LAUNCH: usize = 16384;
 
 /// A merge of 32768 rows, as a step of the widest pass runs it: in launches of 16384, in tiles of 128 rows and where the weights
 /// stay. KERNELS wants 70 % of the ceiling. An H200 reached 40 % of it in tiles at commit 7181fcb: two blocks on an SM hide too
-/// little of each other's latencies, and weights that come with every tile are more than L2 gives.
+/// little of each other's latencies, and weights that come with every tile are more than L2 gives. Where they stay, eight warps are
+/// one block, and the model does not count that two share a scheduler: as two blocks of four it would say 54 %.
 #[test]
 fn a_wide_merge_keeps_its_share_of_the_ceiling() {
     let mut random = random(630);

@@ -4,7 +4,8 @@
 //! An SM works on as many blocks as its registers and shared memory let live together. The first is done after its serial
 //! chain, that of its longest warp: its instructions, which stand in line, its waits for device memory, its barriers. Each
 //! block beside it adds the time of the busiest pipe. A launch takes as many such times as it has waves, and the gap to the
-//! launch before it. There is no first-level cache and no memory behind the second: a kernel that reads the same sectors again
+//! launch before it. That warps of one block share a scheduler and its pipes is not counted: a block of more than four is
+//! modelled too fast, where they are busy at the same time. There is no first-level cache and no memory behind the second: a kernel that reads the same sectors again
 //! and again is slower here than on a card, one whose data lies in neither cache faster.
 
 use crate::host::Launched;
