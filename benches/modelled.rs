@@ -169,11 +169,8 @@ impl Stationary {
         let tiles = rows.div_ceil(256);
         let sharing = (CARD.sms as usize / (BLOCKS / 2)).min(tiles);
         let (more, blocks) = (tiles.div_ceil(sharing) - 1, (BLOCKS / 2 * sharing) as u32);
-        let (mut launch, two) = (self.one[kernel].with_blocks(blocks), self.two[kernel].with_blocks(blocks));
-        for (name, count) in &mut launch.counts {
-            *count += more as f64 * (two.counts[name] - *count);
-        }
-        launch
+        let [one, two] = [&self.one, &self.two].map(|counted| counted[kernel].with_blocks(blocks));
+        one.continued(&two, more)
     }
 }
 
@@ -199,7 +196,8 @@ fn forward(
         start = end as usize;
         while rows > 0 {
             let now = rows.min(MOST_ROWS);
-            // As the library chooses on the card, not on the virtual chip that counts.
+            // As the library chooses on the card, not on the virtual chip that counts: all wide launches here are in rounds that
+            // pay.
             for layer in ["merge", "unary"] {
                 let tiled = |counts: &BTreeMap<String, Launched>, tile: usize, across: usize| {
                     let blocks = (BLOCKS / across * now.div_ceil(tile)) as u32;

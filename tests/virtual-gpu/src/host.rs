@@ -129,6 +129,15 @@ impl Launched {
         let counts = self.counts.iter().map(|(name, count)| (name.clone(), count * more(name))).collect();
         Launched { blocks, counts, ..self.clone() }
     }
+
+    /// The launch if its blocks went on `turns` times longer, by what `next` counts beside it that goes on once.
+    #[must_use]
+    pub fn continued(&self, next: &Launched, turns: usize) -> Launched {
+        let longer = |(name, count): (&String, &f64)| {
+            (name.clone(), count + turns as f64 * (next.counts[name] - count))
+        };
+        Launched { counts: self.counts.iter().map(longer).collect(), ..self.clone() }
+    }
 }
 
 /// All launches that ended well since this was last called, in their order.
