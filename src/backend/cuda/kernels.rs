@@ -13,10 +13,13 @@ use crate::error::Result;
 use crate::model::Cell;
 
 /// From twice how many blocks of 32 rows a multiprocessor on a launch runs in tiles of 64, and of 128: where an H200 was
-/// faster so (benches/results). Blocks of 256 rows take the place of those of 128 where there are such: modelled
-/// (benches/modelled.rs), not measured.
+/// faster so (benches/results).
 const NARROW: usize = 8;
 const WIDE: usize = 24;
+/// A round of blocks of 256 rows takes as long as ROUND of WAVE parts of a wave of blocks of 128: modelled (benches/modelled.rs), not
+/// measured.
+const ROUND: usize = 3;
+const WAVE: usize = 4;
 
 /// What a launch may ask of shared memory without an attribute.
 const PLAIN_SHARED: usize = 48 * 1024;
@@ -97,8 +100,26 @@ impl Tile {
         match 2 * narrow / (multiprocessors as usize).max(1) {
             0..NARROW => Tile::Rows32,
             NARROW..WIDE => Tile::Rows64,
-            _ => Tile::Rows256,
+            _ if Self::rounds_pay(rows, packed_blocks, multiprocessors) => Tile::Rows256,
+            _ => Tile::Rows128,
         }
+    }
+
+    /// Blocks of 256 rows beside each other, and how many share the rows: one a multiprocessor, no more than have rows.
+    pub(super) fn grid_of_stationary(rows: usize, packed_blocks: usize, multiprocessors: u32) -> [usize; 2] {
+        let across = packed_blocks.div_ceil(Tile::Rows256.across());
+        let sharing = (multiprocessors as usize / across).max(1);
+        [across, sharing.min(rows.div_ceil(Tile::Rows256.rows()))]
+    }
+
+    /// Whether tiles of 256 rows are done before tiles of 128, two blocks a multiprocessor, whose last wave may be almost empty
+    /// as the last round may.
+    fn rounds_pay(rows: usize, packed_blocks: usize, multiprocessors: u32) -> bool {
+        let [across, sharing] = Self::grid_of_stationary(rows, packed_blocks, multiprocessors);
+        let rounds = rows.div_ceil(Tile::Rows256.rows()).div_ceil(sharing.max(1));
+        let waves =
+            (across * rows.div_ceil(Tile::Rows128.rows())).div_ceil(2 * multiprocessors.max(1) as usize);
+        ROUND * rounds <= WAVE * waves
     }
 }
 
@@ -292,5 +313,32 @@ pub(super) fn index(cell: Cell) -> usize {
     match cell {
         Cell::Lstm => 0,
         Cell::Rnn => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_stay_where_rounds_pay() {
+        // H = 256 on an H200: a round is 16 tiles of 256 rows, a wave 33 of 128.
+        for (rows, tile) in [
+            (512, Tile::Rows32),
+            (3000, Tile::Rows64),
+            (3300, Tile::Rows256),
+            (4096, Tile::Rows256),
+            (4097, Tile::Rows128),
+            (4224, Tile::Rows128),
+            (4225, Tile::Rows256),
+            (8200, Tile::Rows128),
+            (16384, Tile::Rows256),
+        ] {
+            assert_eq!(Tile::choose(rows, 16, 132), tile, "{rows} rows");
+        }
+        assert_eq!(Tile::grid_of_stationary(16384, 16, 132), [8, 16]);
+        assert_eq!(Tile::grid_of_stationary(300, 80, 132), [40, 2]);
+        assert_eq!(Tile::grid_of_stationary(300, 80, 8), [40, 1]);
+        assert_eq!(Tile::grid_of_stationary(0, 16, 132), [8, 0]);
     }
 }

@@ -393,9 +393,8 @@ impl Cuda {
         shared: usize,
     ) -> Result<()> {
         let tile = Tile::Rows256;
-        let across = packed_blocks.div_ceil(tile.across());
-        let multiprocessors = self.device().multiprocessors as usize;
-        let sharing = (multiprocessors / across).max(1).min(rows.div_ceil(tile.rows()));
+        let multiprocessors = self.device().multiprocessors;
+        let [across, sharing] = Tile::grid_of_stationary(rows, packed_blocks, multiprocessors);
         self.launch(action, kernel, arguments, [across, sharing, 1], tile.threads(), shared as u32)
     }
 
