@@ -37,10 +37,14 @@ pub struct Counters {
     pub most_instructions: u64,
     /// Waits for device memory of the warp that has most, as few as a compiler can make of its loads.
     pub most_trips: u64,
+    /// Products of 16 by 8 by 16 of `wgmma`: a warp's quarter of one of 64 by N by 16 is N / 8.
+    pub wgmma: u64,
+    /// Waits of warps for them.
+    pub wgmma_waits: u64,
 }
 
 /// The names of the columns, in the order of [`Counters::row`].
-pub const COLUMNS: [&str; 16] = [
+pub const COLUMNS: [&str; 18] = [
     "instructions",
     "lane_instructions",
     "mma",
@@ -57,6 +61,8 @@ pub const COLUMNS: [&str; 16] = [
     "local_bytes",
     "most_instructions",
     "most_trips",
+    "wgmma",
+    "wgmma_waits",
 ];
 
 impl Counters {
@@ -78,6 +84,8 @@ impl Counters {
         self.local += other.local;
         self.most_instructions = self.most_instructions.max(other.most_instructions);
         self.most_trips = self.most_trips.max(other.most_trips);
+        self.wgmma += other.wgmma;
+        self.wgmma_waits += other.wgmma_waits;
     }
 
     /// The counts in the order of [`COLUMNS`], separated by tabs.
@@ -99,6 +107,8 @@ impl Counters {
             self.local,
             self.most_instructions,
             self.most_trips,
+            self.wgmma,
+            self.wgmma_waits,
         ] {
             let _ = write!(out, "\t{v}");
         }

@@ -68,6 +68,14 @@ fn load(out: *mut Handle, image: &[u8]) -> Answer {
             driver.complain(&format!("PTX for {} on a chip sm_{capability}", ast.target));
             return Err(ERROR_INVALID_PTX);
         }
+        Some((_, true)) if ast.version < (8, 0) => {
+            let (major, minor) = ast.version;
+            driver.complain(&format!(
+                "PTX for {} of version {major}.{minor}, 8.0 or newer is needed",
+                ast.target
+            ));
+            return Err(ERROR_INVALID_PTX);
+        }
         Some(_) => {}
         None => return Err(ERROR_INVALID_PTX),
     }

@@ -374,6 +374,13 @@ impl Block<'_> {
             Trouble::RacesRead(w) => {
                 format!("race in shared memory: {verb} {place}, which warp {w} read with no barrier between")
             }
+            Trouble::InFlight(w) => format!(
+                "race in shared memory: {verb} {place}, which a wgmma of warp {w} that was not waited for reads"
+            ),
+            Trouble::Unfenced(w, l) => format!(
+                "{verb} {place}, which {} wrote with no fence.proxy.async between before the barrier",
+                thread(w, l)
+            ),
         };
         self.fault(719, warp, lane, what)
     }

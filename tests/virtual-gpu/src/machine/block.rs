@@ -5,6 +5,7 @@ use super::launch::Launch;
 use super::order;
 use super::shared::Shared;
 use super::warp::{Frame, State, Warp, coordinates};
+use super::wgmma::Begun;
 use super::{Fault, Step};
 use crate::counters::Counters;
 use crate::ptx::ir::{BarKind, Op};
@@ -61,6 +62,8 @@ pub struct Block<'a> {
     pub arrived_last: Option<u32>,
     /// Whether the running warp lets others go first.
     pub yields: bool,
+    /// The products that each warpgroup began.
+    pub begun: Vec<Vec<Begun>>,
 }
 
 impl<'a> Block<'a> {
@@ -79,6 +82,7 @@ impl<'a> Block<'a> {
             random: 0,
             arrived_last: None,
             yields: false,
+            begun: vec![Vec::new(); count / 4],
         }
     }
 
@@ -87,8 +91,9 @@ impl<'a> Block<'a> {
         let launch = self.launch;
         self.number = number;
         self.at = coordinates(number, launch.grid);
-        self.shared.reset(launch.shared_size);
+        self.shared.reset(launch.shared_size, self.warps.len());
         self.barriers = [Barrier::default(); 16];
+        self.begun.iter_mut().for_each(Vec::clear);
         let frame = Frame {
             grid: launch.grid,
             block: launch.block,
@@ -146,6 +151,7 @@ impl<'a> Block<'a> {
             }
         }
         if self.warps.iter().all(|w| w.state == State::Done) {
+            self.products_of_all()?;
             return Ok(true);
         }
         if !moved {

@@ -6,7 +6,7 @@ use super::block::{Block, Pause};
 use super::mma::mma;
 use super::number::{self as n, Conversion};
 use super::warp::{Group, State, Warp};
-use crate::ptx::ir::{Bool, Class, Code, K32, Num, Op, Round};
+use crate::ptx::ir::{Bool, Class, Code, K32, Kernel, Num, Op, Round};
 
 fn special(k: K32) -> bool {
     matches!(
@@ -24,6 +24,16 @@ fn special(k: K32) -> bool {
             | K32::HalfTanh(_)
             | K32::HalfEx2(_)
     )
+}
+
+/// Marks the registers that an instruction defines, and those that it moves what is undefined into.
+#[inline(always)]
+fn mark(kernel: &Kernel, code: &Code, warp: &mut Warp, mask: u32) {
+    for pair in kernel.checks[code.marks.0 as usize..][..code.marks.1 as usize].chunks(2) {
+        let from = if pair[1] == u32::MAX { u32::MAX } else { warp.defined[pair[1] as usize] };
+        let to = &mut warp.defined[pair[0] as usize];
+        *to = *to & !mask | from & mask;
+    }
 }
 
 impl Block<'_> {
@@ -60,15 +70,19 @@ impl Block<'_> {
             if code.guard_check != u32::MAX {
                 self.defined(warp, code.guard_check, warp.mask)?;
             }
+            // A product that is added to nothing does not read its accumulators.
+            let fresh = code.checks.1 != 0 && warp.overwrites(&code.op);
+            if fresh {
+                mark(kernel, code, warp, mask);
+            }
             for &tracked in &kernel.checks[code.checks.0 as usize..][..code.checks.1 as usize] {
                 self.defined(warp, tracked, mask)?;
             }
-            if code.marks.1 != 0 {
-                for pair in kernel.checks[code.marks.0 as usize..][..code.marks.1 as usize].chunks(2) {
-                    let from = if pair[1] == u32::MAX { u32::MAX } else { warp.defined[pair[1] as usize] };
-                    let to = &mut warp.defined[pair[0] as usize];
-                    *to = *to & !mask | from & mask;
-                }
+            if code.marks.1 != 0 && !fresh {
+                mark(kernel, code, warp, mask);
+            }
+            if code.held.1 != 0 && mask != 0 {
+                self.held(warp, code, mask)?;
             }
             // Control flow, and what needs all its lanes at one place.
             match &code.op {
@@ -95,6 +109,7 @@ impl Block<'_> {
                     continue;
                 }
                 Op::Exit => {
+                    self.nothing_in_flight(warp, mask)?;
                     warp.exited |= mask;
                     warp.mask &= !mask;
                     warp.pc += 1;
@@ -469,6 +484,16 @@ impl Block<'_> {
                     planes.r32[*d as usize] = out;
                 }
                 self.counters.mma_halves += if *k16 { 2 } else { 1 };
+            }
+            Op::Wgmma { half, d, a, b, adds, trans } => {
+                return self.begin_product(warp, *half, d, [*a, *b], *adds, *trans);
+            }
+            Op::WgmmaFence => warp.products.fence(),
+            Op::WgmmaCommit => warp.products.commit(),
+            Op::WgmmaWait { keep } => return self.wait_products(warp, *keep),
+            Op::ProxyFence => {
+                let clocks = warp.clocks.as_ref().expect("a warp at work has clocks");
+                self.shared.fence(warp.index, clocks.seen[warp.index], mask);
             }
             Op::ActiveMask { d } => blend32(&mut planes.r32[*d as usize], &[mask; 32], mask),
             Op::Clock { d, wide } => {

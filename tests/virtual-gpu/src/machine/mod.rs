@@ -15,6 +15,7 @@ pub mod shared;
 pub mod sync;
 pub mod transfer;
 pub mod warp;
+pub mod wgmma;
 
 /// Why a launch failed.
 #[derive(Clone, Debug)]

@@ -47,6 +47,10 @@ pub enum Trouble {
     RacesWrite(usize, usize),
     /// A thread of the warp read it, and no barrier lies between.
     RacesRead(usize),
+    /// A product of the warp, not yet waited for, reads it.
+    InFlight(usize),
+    /// The thread (warp, lane) wrote it without a fence between the proxies before the barrier.
+    Unfenced(usize, usize),
 }
 
 const LOW: u8 = 1;
@@ -56,12 +60,16 @@ const PENDING: u8 = 4;
 const SPLIT: u8 = 8;
 const ATOMIC: u8 = 16;
 const ALL_LANES: u8 = 0xff;
+/// As a lane: all lanes of a warp as one. What they read is done for all of them once they go on.
+pub const WHOLE: usize = 32;
 
 #[derive(Clone, Copy, Default)]
 struct Last {
     write_clock: u32,
     read_clock: u32,
     readers: u32,
+    /// Fences of the writer's warp between the proxies before it wrote.
+    fences: u32,
     writer: u16,
     read_lane: u8,
     bits: u8,
@@ -102,7 +110,11 @@ impl Last {
             if self.readers == 1 << who.warp && self.read_clock < own {
                 // A warp barrier since: earlier readings of this warp come before all that it does now.
                 self.read_lane = who.lane as u8;
-            } else if self.readers != 1 << who.warp || self.read_lane != who.lane as u8 {
+            } else if self.readers != 1 << who.warp {
+                self.read_lane = ALL_LANES;
+            } else if self.read_lane == WHOLE as u8 {
+                self.read_lane = who.lane as u8;
+            } else if who.lane != WHOLE && self.read_lane != who.lane as u8 {
                 self.read_lane = ALL_LANES;
             }
             self.readers |= 1 << who.warp;
@@ -128,7 +140,9 @@ impl Last {
                     continue;
                 }
                 let fine = if warp == who.warp {
-                    self.read_lane == who.lane as u8 || self.read_clock < who.clocks.seen[warp]
+                    self.read_lane == who.lane as u8
+                        || self.read_lane == WHOLE as u8
+                        || self.read_clock < who.clocks.seen[warp]
                 } else {
                     who.clocks.seen[warp] >= self.read_clock
                 };
@@ -141,7 +155,8 @@ impl Last {
     }
 
     #[inline(always)]
-    fn wrote(&mut self, who: &Who<'_>, bits: u8) {
+    fn wrote(&mut self, who: &Who<'_>, bits: u8, fences: u32) {
+        self.fences = fences;
         self.writer = (who.warp << 5 | who.lane) as u16;
         self.write_clock = who.clocks.seen[who.warp];
         self.bits = (self.bits & !(PENDING | ATOMIC)) | bits;
@@ -155,6 +170,10 @@ pub struct Shared {
     pub data: Vec<u8>,
     chunks: Vec<Last>,
     parts: Vec<[Last; 8]>,
+    /// Products in flight that read a chunk, and the warp of the last of them.
+    flights: Vec<(u16, u16)>,
+    /// Fences between the proxies of every warp: when, and which lanes.
+    fences: Vec<Vec<(u32, u32)>>,
 }
 
 /// What an access does.
@@ -174,32 +193,72 @@ pub enum Act {
 
 impl Shared {
     /// Empties it for the next block.
-    pub fn reset(&mut self, size: usize) {
+    pub fn reset(&mut self, size: usize, warps: usize) {
         self.data.clear();
         self.data.resize(size, 0xcd);
         let chunks = size.div_ceil(16);
         self.chunks.clear();
         self.chunks.resize(chunks, Last::default());
         self.parts.resize(chunks, [Last::default(); 8]);
+        self.flights.clear();
+        self.flights.resize(chunks, (0, 0));
+        self.fences.resize(warps, Vec::new());
+        self.fences.iter_mut().for_each(Vec::clear);
+    }
+
+    /// A `fence.proxy.async` of lanes of a warp at its time `clock`.
+    pub fn fence(&mut self, warp: usize, clock: u32, lanes: u32) {
+        self.fences[warp].push((clock, lanes));
+    }
+
+    /// A product of a warp begins to read the sixteen bytes at `offset`.
+    pub fn begin_product(&mut self, offset: usize, who: &Who<'_>) -> Result<(), Trouble> {
+        self.note(offset, 16, Act::Read, who)?;
+        let chunk = &self.chunks[offset >> 4];
+        let parts = &self.parts[offset >> 4];
+        let parts = if chunk.bits & SPLIT == 0 { std::slice::from_ref(chunk) } else { parts };
+        for part in parts {
+            let (warp, lane) = (part.writer as usize >> 5, part.writer as usize & 31);
+            let after = &self.fences[warp][part.fences as usize..];
+            let fence = after.iter().find(|fence| fence.1 >> lane & 1 == 1);
+            // That of another warp must lie before the barrier between the two.
+            if !fence.is_some_and(|fence| warp == who.warp || fence.0 <= who.clocks.seen[warp]) {
+                return Err(Trouble::Unfenced(warp, lane));
+            }
+        }
+        let flight = &mut self.flights[offset >> 4];
+        *flight = (flight.0 + 1, who.warp as u16);
+        Ok(())
+    }
+
+    /// It has read them.
+    pub fn end_product(&mut self, offset: usize, who: &Who<'_>) -> Result<(), Trouble> {
+        self.flights[offset >> 4].0 -= 1;
+        self.note(offset, 16, Act::Read, who)
     }
 
     /// Notes an access to `size` bytes at `offset`; both lie inside, and do not cross sixteen bytes.
     #[inline(always)]
     pub fn note(&mut self, offset: usize, size: usize, act: Act, who: &Who<'_>) -> Result<(), Trouble> {
+        let flight = self.flights[offset >> 4];
+        if flight.0 != 0 && act != Act::Read {
+            return Err(Trouble::InFlight(usize::from(flight.1)));
+        }
+        let fences = self.fences[who.warp].len() as u32;
         let chunk = &mut self.chunks[offset >> 4];
         if size == 16 && chunk.bits & SPLIT == 0 {
-            return Self::step(chunk, BOTH, act, who);
+            return Self::step(chunk, BOTH, act, who, fences);
         }
-        self.note_parts(offset, size, act, who)
+        self.note_parts(offset, size, act, who, fences)
     }
 
     #[inline(always)]
-    fn step(last: &mut Last, half: u8, act: Act, who: &Who<'_>) -> Result<(), Trouble> {
+    fn step(last: &mut Last, half: u8, act: Act, who: &Who<'_>, fences: u32) -> Result<(), Trouble> {
         match act {
             Act::Read => last.read(who, half),
             Act::Write => {
                 last.writable(who)?;
-                last.wrote(who, half);
+                last.wrote(who, half, fences);
                 Ok(())
             }
             Act::Begin => {
@@ -208,7 +267,7 @@ impl Shared {
                 Ok(())
             }
             Act::End => {
-                last.wrote(who, half);
+                last.wrote(who, half, fences);
                 Ok(())
             }
             Act::Atomic => {
@@ -223,13 +282,20 @@ impl Shared {
                     last.after_write(who)?;
                 }
                 last.after_reads(who)?;
-                last.wrote(who, half | ATOMIC);
+                last.wrote(who, half | ATOMIC, fences);
                 Ok(())
             }
         }
     }
 
-    fn note_parts(&mut self, offset: usize, size: usize, act: Act, who: &Who<'_>) -> Result<(), Trouble> {
+    fn note_parts(
+        &mut self,
+        offset: usize,
+        size: usize,
+        act: Act,
+        who: &Who<'_>,
+        fences: u32,
+    ) -> Result<(), Trouble> {
         let index = offset >> 4;
         let chunk = &mut self.chunks[index];
         let parts = &mut self.parts[index];
@@ -239,10 +305,10 @@ impl Shared {
         }
         let first = offset >> 1 & 7;
         if size == 1 {
-            return Self::step(&mut parts[first], if offset & 1 == 0 { LOW } else { HIGH }, act, who);
+            return Self::step(&mut parts[first], if offset & 1 == 0 { LOW } else { HIGH }, act, who, fences);
         }
         for part in &mut parts[first..first + size / 2] {
-            Self::step(part, BOTH, act, who)?;
+            Self::step(part, BOTH, act, who, fences)?;
         }
         if size == 16 && matches!(act, Act::Write | Act::Begin | Act::End) {
             // One history again.

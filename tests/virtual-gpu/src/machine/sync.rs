@@ -25,7 +25,12 @@ impl Block<'_> {
     /// each its own set where they name several.
     pub fn members(&self, warp: &Warp, op: &Op, mask: u32) -> Option<u32> {
         match op {
-            Op::Mma { .. } | Op::LdMatrix { .. } => Some(u32::MAX),
+            Op::Mma { .. }
+            | Op::LdMatrix { .. }
+            | Op::Wgmma { .. }
+            | Op::WgmmaFence
+            | Op::WgmmaCommit
+            | Op::WgmmaWait { .. } => Some(u32::MAX),
             Op::Barrier { .. } => Some(warp.lanes & !warp.exited),
             op => {
                 let named = &warp.planes.r32[member_slot(op)? as usize];

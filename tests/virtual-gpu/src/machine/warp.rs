@@ -2,6 +2,7 @@
 
 use super::alu::{L32, Planes};
 use super::shared::Clocks;
+use super::wgmma::Products;
 use crate::ptx::ir::{Kernel, Special};
 use std::sync::Arc;
 
@@ -87,6 +88,8 @@ pub struct Warp {
     pub heard: Vec<u32>,
     /// The address and the value that it read last of memory that others write, and how often in a row.
     pub watched: (u64, u32, u32),
+    /// Its products of warpgroups.
+    pub products: Products,
     /// Buffers of copies, kept for the next ones.
     pub spare: Vec<Copy>,
 }
@@ -150,6 +153,7 @@ impl Warp {
         self.fenced = None;
         self.heard.clear();
         self.watched = (0, 0, 0);
+        self.products.begin(kernel);
         for &(slot, special) in &kernel.specials {
             self.planes.r32[slot as usize] =
                 std::array::from_fn(|lane| special_value(special, frame, first + lane as u32, lane as u32));

@@ -223,10 +223,13 @@ pub fn definedness(kernel: &mut Kernel) {
         code.op.touches(&mut |class, slot, touch| {
             let i = id(class, slot);
             let known = defined[i / 64] >> (i % 64) & 1 == 1;
+            if touch == Touch::Update {
+                uses(i, known);
+            }
             match touch {
                 Touch::Use => uses(i, known),
                 Touch::Move => moved_undefined |= !known,
-                Touch::Def => {
+                Touch::Def | Touch::Update => {
                     if code.guard.is_none() && !moved_undefined {
                         defined[i / 64] |= 1 << (i % 64);
                     }
@@ -308,7 +311,7 @@ pub fn definedness(kernel: &mut Kernel) {
             let mut moved = Vec::new();
             code.op.touches(&mut |class, slot, touch| match touch {
                 Touch::Move => moved.push(tracked[id(class, slot)]),
-                Touch::Def if tracked[id(class, slot)] != u32::MAX => {
+                Touch::Def | Touch::Update if tracked[id(class, slot)] != u32::MAX => {
                     // A move: the destination, then its source if that is tracked.
                     lists.push(tracked[id(class, slot)]);
                     lists.push(moved.iter().copied().find(|&m| m != u32::MAX).unwrap_or(u32::MAX));

@@ -561,6 +561,20 @@ pub enum Op {
         b: [Slot; 2],
         c: [Slot; 4],
     },
+    Wgmma {
+        half: bool,
+        d: Vec<Slot>,
+        a: Slot,
+        b: Slot,
+        adds: (Slot, bool),
+        trans: [bool; 2],
+    },
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        keep: u32,
+    },
+    ProxyFence,
     Shfl {
         mode: ShflMode,
         d: Slot,
@@ -646,6 +660,8 @@ pub struct Code {
     pub checks: (u32, u32),
     /// Registers whose defined masks this writes, likewise.
     pub marks: (u32, u32),
+    /// Accumulators of `wgmma` that an instruction of another kind reads (0) and writes (1), likewise.
+    pub held: (u32, u32),
 }
 
 impl Code {
@@ -660,6 +676,7 @@ impl Code {
             guard_check: u32::MAX,
             checks: (0, 0),
             marks: (0, 0),
+            held: (0, 0),
         }
     }
 }
@@ -714,12 +731,14 @@ pub struct Kernel {
     pub local: usize,
     /// Threads a block at most, if the kernel says so.
     pub max_threads: Option<u32>,
-    /// Lists that `Code::checks` and `Code::marks` point into.
+    /// Lists that `Code::checks`, `Code::marks` and `Code::held` point into.
     pub checks: Vec<u32>,
     /// Masks that are full from the start: constants.
     pub defined_from_start: Vec<u32>,
     /// Masks of defined lanes that a warp keeps.
     pub tracked: u32,
+    /// Whether it has products of warpgroups.
+    pub products: bool,
     /// Whether results depend on the order of blocks (an atomic's old value, a float sum).
     pub ordered: bool,
     /// The first multiplication or addition that a compiler may contract: line and opcode.

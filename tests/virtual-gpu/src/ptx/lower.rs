@@ -3,7 +3,7 @@
 
 use super::ir::{Class, Code, Guard, K32, K64, Kernel, Op, Slot, Special};
 use super::parse::{Arg, Function, Instruction, Module, Space, Statement, Variable, type_size};
-use super::{flow, slots, trips};
+use super::{flow, products, slots, trips};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -128,6 +128,7 @@ impl<'a> Lower<'a> {
         flow::definedness(&mut kernel);
         trips::mark(&mut kernel.code);
         slots::compact(&mut kernel);
+        products::mark(&mut kernel);
         Ok(kernel)
     }
 
@@ -173,6 +174,11 @@ impl<'a> Lower<'a> {
         let slot = self.fresh(Class::R32);
         self.specials.insert(special, slot);
         slot
+    }
+
+    /// The chip that the module is for, such as `sm_90a`.
+    pub(super) fn target(&self) -> &str {
+        &self.module.target
     }
 
     fn body(&mut self, function: &'a Function) -> Result<()> {

@@ -64,7 +64,7 @@ fn atomic_op(part: &str) -> Option<AtomicOp> {
 }
 
 /// The operands of a `{a, b}` or of a single one.
-fn items(arg: &Arg) -> &[Arg] {
+pub(super) fn items(arg: &Arg) -> &[Arg] {
     match arg {
         Arg::Vector(items) => items,
         one => std::slice::from_ref(one),
@@ -119,6 +119,8 @@ impl Lower<'_> {
             "cp" => self.copy(i, rest)?,
             "ldmatrix" => self.ldmatrix(i, rest)?,
             "mma" => self.mma(i, rest)?,
+            "wgmma" => self.wgmma(i, rest)?,
+            "fence" if rest.first() == Some(&"proxy") => self.proxy_fence(rest)?,
             "shfl" => self.shfl(i, rest)?,
             "vote" => self.vote(i, rest)?,
             "match" => self.matching(i, rest)?,

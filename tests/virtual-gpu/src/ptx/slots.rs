@@ -2,7 +2,7 @@
 //! and estimates how many registers a thread needs.
 
 use super::flow::blocks;
-use super::ir::{Class, Kernel, Slot};
+use super::ir::{Class, Kernel, Op, Slot};
 use super::touch::Touch;
 
 const CLASSES: [Class; 3] = [Class::R32, Class::R64, Class::Pred];
@@ -16,6 +16,14 @@ pub fn compact(kernel: &mut Kernel) {
     kernel.constants32.iter().for_each(|&(s, _)| fixed[id(Class::R32, s)] = true);
     kernel.constants64.iter().for_each(|&(s, _)| fixed[id(Class::R64, s)] = true);
     kernel.specials.iter().for_each(|&(s, _)| fixed[id(Class::R32, s)] = true);
+    // Accumulators stay where they are: what is in flight ends in them after their last use, too.
+    let mut accumulators = vec![false; total];
+    for code in &kernel.code {
+        if let Op::Wgmma { d, .. } = &code.op {
+            d.iter().for_each(|&s| accumulators[id(Class::R32, s)] = true);
+        }
+    }
+    (0..total).filter(|&i| accumulators[i]).for_each(|i| fixed[i] = true);
     let blocks = blocks(&kernel.code);
     let words = total.div_ceil(64);
     let (mut used, mut killed) =
@@ -81,7 +89,7 @@ pub fn compact(kernel: &mut Kernel) {
         }
     }
     let mut renamed = vec![u32::MAX; total];
-    let mut need = 0;
+    let mut need = accumulators.iter().filter(|&&a| a).count() as u32;
     for class in CLASSES {
         let range = base[class as usize] as usize
             ..base[class as usize] as usize + kernel.planes[class as usize] as usize;

@@ -11,6 +11,8 @@ pub enum Touch {
     Move,
     /// It writes it.
     Def,
+    /// It reads and writes it.
+    Update,
 }
 
 impl Op {
@@ -22,7 +24,7 @@ impl Op {
     /// The same, with slots that may be renamed.
     pub fn visit(&mut self, f: &mut dyn FnMut(Class, &mut Slot, Touch)) {
         use Class::{Pred, R32, R64};
-        use Touch::{Def, Move, Use};
+        use Touch::{Def, Move, Update, Use};
         let class = |wide: bool| if wide { R64 } else { R32 };
         match self {
             Op::A32 { k, d, s, .. } => {
@@ -157,6 +159,12 @@ impl Op {
                 c.iter_mut().for_each(|s| f(R32, s, Use));
                 d.iter_mut().for_each(|d| f(R32, d, Def));
             }
+            Op::Wgmma { d, a, b, adds, .. } => {
+                f(R64, a, Use);
+                f(R64, b, Use);
+                f(Pred, &mut adds.0, Use);
+                d.iter_mut().for_each(|d| f(R32, d, Update));
+            }
             Op::Shfl { d, p, a, b, c, members, .. } => {
                 [a, b, c, members].into_iter().for_each(|s| f(R32, s, Use));
                 f(R32, d, Def);
@@ -205,6 +213,10 @@ impl Op {
             Op::JumpTable { index, .. } => f(R32, index, Use),
             Op::CpAsyncCommit
             | Op::CpAsyncWait { .. }
+            | Op::WgmmaFence
+            | Op::WgmmaCommit
+            | Op::WgmmaWait { .. }
+            | Op::ProxyFence
             | Op::Fence
             | Op::Yield
             | Op::Depend
