@@ -3,7 +3,7 @@
 //!
 //! An SM works on as many blocks as its registers and shared memory let live together. Four warps, one a scheduler, are done
 //! after their serial chain, that of the longest: its instructions, which stand in line, its waits for device memory, its
-//! barriers. All warps beside them, of the same block or of others, add their time on the busiest pipe. A launch takes as many
+//! barriers, the products of its warpgroup. All warps beside them, of the same block or of others, add their time on the busiest pipe. A launch takes as many
 //! such times as it has waves, and the gap to the launch before it. There is no first-level cache and no memory behind the second: a kernel that reads the same sectors again
 //! and again is slower here than on a card, one whose data lies in neither cache faster.
 
@@ -83,8 +83,8 @@ pub const MMA_FLOP: f64 = 2.0 * 16.0 * 8.0 * 16.0;
 ///
 /// The last has blocks of eight warps; its figure is from before they were charged for each other, some 7 % more since.
 ///
-/// Not measured: `wgmma`, the data sheet's 4096 FLOP an SM and clock (989.4 TFLOP/s of 132 SMs at 1.83 GHz), and `wgmma_wait`, a
-/// guess.
+/// Not measured: `wgmma`, the data sheet's 4096 FLOP an SM and clock (989.4 TFLOP/s of 132 SMs at 1.83 GHz), and
+/// `wgmma_wait`, a guess.
 pub const H200: Card = Card {
     name: "H200",
     sms: 132.0,
@@ -218,12 +218,14 @@ mod tests {
         sms: 2.0,
         clock: 1e6,
         mma: 2.0,
+        wgmma: 0.5,
         step: 2.0,
         mma_step: 3.0,
         trip: 50.0,
         fill: 100.0,
         barrier: 10.0,
         stage: 20.0,
+        wgmma_wait: 7.0,
         l2: 32.0,
         gap: 1e-6,
         ..H200
@@ -231,9 +233,7 @@ mod tests {
 
     /// Counts of a block, times the blocks, but for those of a warp.
     fn launch(blocks: u32, of_a_block: &[(&str, f64)]) -> Launched {
-        let names = ["mma", "wavefronts", "special", "sectors", "instructions", "barriers", "copy_waits"];
-        let zeros =
-            names.into_iter().chain(["most_instructions", "most_trips"]).map(|name| (name.to_owned(), 0.0));
+        let zeros = crate::counters::COLUMNS.map(|name| (name.to_owned(), 0.0)).into_iter();
         let counts = of_a_block.iter().map(|(name, count)| {
             let of = if name.starts_with("most_") { 1.0 } else { f64::from(blocks) };
             ((*name).to_owned(), count * of)
@@ -312,6 +312,35 @@ mod tests {
         assert_eq!(idle.bound, Bound::Gap);
         assert_eq!(CARD.model(&launch(0, &[]), 32), None);
         assert_eq!(CARD.model(&Launched { shared: 1 << 20, ..launch(1, &[]) }, 32), None);
+    }
+
+    #[test]
+    fn products_of_warpgroups() {
+        let seconds = |launch: &Launched| {
+            let Modelled { seconds, bound, .. } = CARD.model(launch, 32).expect("it fits");
+            (seconds * 1e6, bound)
+        };
+        let close = |(found, bound): (f64, Bound), expected: (f64, Bound)| {
+            assert!((found - expected.0).abs() < 1e-6, "{found} for {expected:?}");
+            assert_eq!(bound, expected.1);
+        };
+        // A block an SM: the fill, 30 instructions, and 320 products of half a clock, through which all four warps wait.
+        let products = [("wgmma", 320.0), ("most_instructions", 30.0)];
+        close(seconds(&launch(2, &products)), (100.0 + 60.0 + 160.0 + 1.0, Bound::Chain));
+        // Two waits of each warp.
+        let waits = launch(2, &[&products[..], &[("wgmma_waits", 8.0)]].concat());
+        close(seconds(&waits), (320.0 + 14.0 + 1.0, Bound::Chain));
+        // Two warpgroups with as much: the other's products.
+        let two = [("wgmma", 640.0), ("most_instructions", 30.0)];
+        close(seconds(&Launched { threads: 256, ..launch(2, &two) }), (320.0 + 160.0 + 1.0, Bound::Chain));
+        // Both kinds share a pipe: 1000 products of half a clock and 250 of two, four blocks an SM.
+        let both = launch(8, &[("wgmma", 1000.0), ("mma", 250.0)]);
+        close(seconds(&both), (4000.0 + 1.0, Bound::Mma));
+        // Launches from before there were any.
+        let mut old = launch(4, &[("mma", 20.0), ("most_instructions", 30.0)]);
+        let new = CARD.model(&old, 32);
+        old.counts.retain(|name, _| !name.starts_with("wgmma"));
+        assert_eq!(CARD.model(&old, 32), new);
     }
 
     #[test]

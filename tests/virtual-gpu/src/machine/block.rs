@@ -58,6 +58,8 @@ pub struct Block<'a> {
     pub last: Option<Allocation>,
     /// State of the shuffle; 0 if warps take turns in order.
     pub random: u64,
+    /// Barriers that a warp said it was at, and went on, and what it knew then.
+    pub arrivals: Vec<(u32, Vec<u32>)>,
     /// A barrier that `bar.arrive` completed.
     pub arrived_last: Option<u32>,
     /// Whether the running warp lets others go first.
@@ -80,6 +82,7 @@ impl<'a> Block<'a> {
             counters: Counters::default(),
             last: None,
             random: 0,
+            arrivals: Vec::new(),
             arrived_last: None,
             yields: false,
             begun: vec![Vec::new(); count / 4],
@@ -94,6 +97,7 @@ impl<'a> Block<'a> {
         self.shared.reset(launch.shared_size, self.warps.len());
         self.barriers = [Barrier::default(); 16];
         self.begun.iter_mut().for_each(Vec::clear);
+        self.arrivals.clear();
         let frame = Frame {
             grid: launch.grid,
             block: launch.block,
@@ -170,11 +174,12 @@ impl<'a> Block<'a> {
         // Everyone knows what everyone knew.
         let count = self.warps.len();
         let mut joined = vec![0; count];
-        for &w in &members {
-            let clocks = self.warps[w].clocks.as_ref().expect("a warp at work has clocks");
-            for (have, &new) in joined.iter_mut().zip(&clocks.seen) {
-                *have = (*have).max(new);
-            }
+        let waits = |warp: &Warp| warp.state == State::Waiting(id);
+        for warp in members.iter().map(|&w| &self.warps[w]).filter(|warp| waits(warp)) {
+            order::join(&mut joined, &warp.clocks.as_ref().expect("a warp at work has clocks").seen);
+        }
+        for arrival in self.arrivals.extract_if(.., |arrival| arrival.0 == id) {
+            order::join(&mut joined, &arrival.1);
         }
         // What some learned of other blocks, all of them know now.
         let mut far = self.warps[members[0]].far.clone();
@@ -186,17 +191,16 @@ impl<'a> Block<'a> {
         // Likewise that the launch before has ended.
         let waited = members.iter().any(|&w| self.warps[w].early.is_none());
         let latest = joined.iter().copied().max().unwrap_or(0);
-        if members.len() == count {
-            joined.fill(latest);
+        for &w in members.iter().filter(|&&w| members.len() == count && waits(&self.warps[w])) {
+            joined[w] = latest;
         }
         for &w in &members {
             let warp = &mut self.warps[w];
-            let clocks = warp.clocks.as_mut().expect("a warp at work has clocks");
-            if warp.state != State::Waiting(id) {
+            if !waits(warp) {
                 // It only said that it was there.
-                clocks.seen[w] += 1;
                 continue;
             }
+            let clocks = warp.clocks.as_mut().expect("a warp at work has clocks");
             clocks.seen.copy_from_slice(&joined);
             clocks.seen[w] = latest + 1;
             clocks.settle(w);
@@ -204,29 +208,27 @@ impl<'a> Block<'a> {
             if waited {
                 warp.early = None;
             }
-            if warp.state == State::Waiting(id) {
-                if let Op::Barrier { kind, d, .. } = &self.launch.kernel.code[warp.pc as usize].op {
-                    let mask = warp.mask;
-                    let bit = |yes: bool| if yes { u32::MAX } else { 0 };
-                    match kind {
-                        BarKind::Popc => {
-                            for lane in 0..32 {
-                                if mask >> lane & 1 == 1 {
-                                    warp.planes.r32[*d as usize][lane] = barrier.count;
-                                }
+            if let Op::Barrier { kind, d, .. } = &self.launch.kernel.code[warp.pc as usize].op {
+                let mask = warp.mask;
+                let bit = |yes: bool| if yes { u32::MAX } else { 0 };
+                match kind {
+                    BarKind::Popc => {
+                        for lane in 0..32 {
+                            if mask >> lane & 1 == 1 {
+                                warp.planes.r32[*d as usize][lane] = barrier.count;
                             }
                         }
-                        BarKind::And | BarKind::Or => {
-                            let value = if *kind == BarKind::And { barrier.all } else { barrier.count > 0 };
-                            let old = warp.planes.pred[*d as usize];
-                            warp.planes.pred[*d as usize] = old & !mask | bit(value) & mask;
-                        }
-                        BarKind::Sync | BarKind::Arrive => {}
                     }
+                    BarKind::And | BarKind::Or => {
+                        let value = if *kind == BarKind::And { barrier.all } else { barrier.count > 0 };
+                        let old = warp.planes.pred[*d as usize];
+                        warp.planes.pred[*d as usize] = old & !mask | bit(value) & mask;
+                    }
+                    BarKind::Sync | BarKind::Arrive => {}
                 }
-                warp.state = State::Ready;
-                warp.pc += 1;
             }
+            warp.state = State::Ready;
+            warp.pc += 1;
         }
         self.barriers[id as usize] = Barrier::default();
     }

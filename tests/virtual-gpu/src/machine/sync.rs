@@ -234,6 +234,11 @@ impl Block<'_> {
         if *kind == BarKind::Arrive {
             let full = barrier.threads >= barrier.expected;
             warp.pc += 1;
+            // Whoever waits learns what was before, not what comes now.
+            let clocks = warp.clocks.as_mut().expect("a warp at work has clocks");
+            self.arrivals.push((id, clocks.seen.clone()));
+            clocks.seen[warp.index] += 1;
+            clocks.settle(warp.index);
             // The warp is out of the list while it runs: put off what needs it.
             if full {
                 self.arrived_last = Some(id);
