@@ -401,6 +401,10 @@ fn accumulators_belong_to_products_in_flight() {
     caught(&[(COMMIT, ""), (WAIT, &then(WAIT, COMMIT))], &reads);
     clean(&[(COMMIT, &then(COMMIT, COMMIT)), (WAIT, "wgmma.wait_group.sync.aligned 1;\n")]);
     caught(&[(WAIT, ""), (&stores(8), "")], &["ends before a wgmma that was not waited for", "ret;"]);
+    // Results that no one reads do not lend their registers to others meanwhile.
+    let others = "mov.f32 %f1, 0f3f800000;\nadd.rn.f32 %f2, %f1, %f1;\nsetp.eq.u32 %p2, %r0, 0;\n@%p2 st.global.f32 [%rd1+2048], %f2;\n";
+    let found = with(128, &[(ONE, &after(others)), (&stores(8), "")]).unwrap();
+    assert_eq!(found[512], 2f32.to_bits());
     // Another product there, of the same accumulators in another order and of more of them.
     let turned = ONE.replace("%d0, %d1", "%d1, %d0");
     let more = ONE.replace("n8k", "n16k").replace("%d3}", "%d3, %f0, %f1, %f2, %f3}");
@@ -599,6 +603,18 @@ fn shared_memory_is_read_until_the_wait() {
         caught(&[(COMMIT, &[barrier, write, COMMIT].concat())], &[race, "which a wgmma of warp"]);
         clean(&[(WAIT, &[WAIT, barrier, write].concat())]);
     }
+    // Of two groups the first has ended, whose B lies elsewhere.
+    let second = [
+        &descriptor(5, 1792, 16 << 32 | 8 << 16)[..],
+        ONE,
+        COMMIT,
+        "wgmma.wait_group.sync.aligned 1;\n",
+        barrier,
+    ];
+    let write = |at: usize| format!("{first}st.shared.u32 [%r1+{at}], 0;\n");
+    let both = then(COMMIT, &second.concat());
+    clean(&[(COMMIT, &then(&both, &write(2048)))]);
+    caught(&[(COMMIT, &then(&both, &write(1792)))], &[race, "which a wgmma of warp"]);
     // Another warp, told by the four when they have begun, or when they have ended.
     let tell = "setp.lt.u32 %p3, %r0, 128;\n@%p3 bra OURS;\nbar.sync 1, 160;\nst.shared.u32 [%r1+2048], 0;\nexit;\nOURS:\n";
     let told = "bar.arrive 1, 160;\n";
@@ -644,6 +660,13 @@ fn what_others_wrote_is_handed_to_the_product() {
         &[(&whole, &[&whole, word, "bar.sync 0;\n"].concat())],
         &[words[0], words[1], "which thread (40, 0, 0) wrote"],
     );
+    // After the barrier, however long before another warp reads.
+    let (of_first, late) = (word.replace("40", "7"), "bar.sync 0;\nfence.proxy.async;\n");
+    caught(
+        &[(&whole, &[&whole, &of_first, late].concat())],
+        &[words[0], words[1], "which thread (7, 0, 0) wrote"],
+    );
+    clean(&[(&whole, &[&whole[..], &of_first, &whole].concat())]);
     clean(&[(&whole, &[&whole, word, &whole].concat())]);
     // Copies count when they have ended.
     let store = "st.shared.v4.u32 [%r7], {%r3, %r4, %r5, %r6};\n";

@@ -145,6 +145,13 @@ pub struct Begun {
     adds: bool,
 }
 
+impl std::fmt::Display for Begun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Begun { line, descriptors: [a, b], adds } = self;
+        write!(f, "line {line} of {a:#x} and {b:#x} with scale-d {adds}")
+    }
+}
+
 impl Warp {
     /// Whether the operation is a product that is added to nothing.
     #[inline(always)]
@@ -228,7 +235,7 @@ impl Block<'_> {
             Some(other) if *other == this => {}
             Some(other) => {
                 let text = format!(
-                    "the warps of a warpgroup begin different products: {this:x?} here, {other:x?} elsewhere"
+                    "the warps of a warpgroup begin different products: {this} here, {other} elsewhere"
                 );
                 return Err(self.fault(719, warp, 0, text));
             }
