@@ -171,7 +171,7 @@ pub struct Shared {
     chunks: Vec<Last>,
     parts: Vec<[Last; 8]>,
     /// Products in flight that read a chunk, and the warp of the last of them.
-    flights: Vec<(u16, u16)>,
+    flights: Vec<(u32, u16)>,
     /// Fences between the proxies of every warp: when, and which lanes.
     fences: Vec<Vec<(u32, u32)>>,
 }

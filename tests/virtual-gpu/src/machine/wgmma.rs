@@ -12,7 +12,7 @@
 //! | K-major | `16 W j + g · SBO + 16 h` |
 //! | MN-major | `16 W j + g % W · 16 + g / W · LBO + h · SBO` |
 //!
-//! from the start. Then bits 4 … of the address change where bits 7 … are set: none, one, two or three.
+//! from the start. Then bits 4 … of the address change where bits 7 … are set: none, one, two or three of them by W.
 //!
 //! A warp computes its sixteen rows when it comes to the instruction: no one may change what it reads, and no one may use
 //! what it writes, before its wait. The arithmetic is that of `mma.sync`; the accumulators of sixteen rows and eight columns
@@ -216,7 +216,7 @@ impl Block<'_> {
             let text = format!("warp {} is in no whole warpgroup of four", warp.index);
             return Err(self.fault(719, warp, 0, text));
         }
-        // The same for all lanes and for all warps of the group.
+        // Descriptors and scale-d are the same for all lanes and for all warps of the group.
         let given = descriptors.map(|slot| warp.planes.r64[slot as usize]);
         let differs = given.iter().find_map(|all| (1..32).find(|&lane| all[lane] != all[0]));
         let p = warp.planes.pred[adds.0 as usize];
@@ -335,14 +335,12 @@ impl Block<'_> {
     pub fn wait_products(&mut self, warp: &mut Warp, keep: u32) -> Step {
         self.counters.wgmma_waits += 1;
         let ended = warp.products.group.saturating_sub(keep);
-        let (done, left) = std::mem::take(&mut warp.products.reads).into_iter().partition(|r| r.0 < ended);
-        warp.products.reads = left;
+        let done: Vec<_> = warp.products.reads.extract_if(.., |read| read.0 < ended).collect();
         for accumulator in &mut warp.products.accumulators {
             if accumulator.group < ended {
                 accumulator.group = 0;
             }
         }
-        let done: Vec<(u32, Vec<u32>)> = done;
         let who = whole(warp);
         for at in done.into_iter().flat_map(|(_, chunks)| chunks) {
             if let Err(trouble) = self.shared.end_product(at as usize, &who) {
