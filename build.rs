@@ -2,8 +2,8 @@
 //!
 //! Without the feature `cuda`, and on docs.rs, nothing is compiled. With it, `nvcc` turns each unit into plain PTX
 //! for the oldest chip we run on and for sm_90, which can begin a launch before the last has ended, and `ptxas` turns
-//! **that very PTX** into a cubin an architecture: what the virtual GPU interprets is what a card runs. No GPU is asked
-//! for.
+//! **that very PTX** into a cubin an architecture: what the virtual GPU interprets is what a card runs. What sm_90 alone has
+//! is in images of its own. No GPU is asked for.
 //!
 //! The PTX gets the lowest version line that `ptxas` accepts: with nvcc's own a driver older than nvcc would refuse
 //! code that it can very well run.
@@ -16,28 +16,36 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
 
-/// What is compiled to one image: its name, its source, the value of `PR_LSTM_STORAGE`.
-type Unit = (&'static str, &'static str, Option<u32>);
+/// What is compiled to one image: its name, its source, what is defined for it.
+type Unit = (&'static str, &'static str, &'static [&'static str]);
 
 const UNITS: &[Unit] = &[
-    ("bf16", "kernels/pass.cu", Some(0)),
-    ("f16", "kernels/pass.cu", Some(1)),
-    ("split", "kernels/pass.cu", Some(2)),
-    ("ffma", "kernels/pass.cu", Some(3)),
-    ("train_bf16", "kernels/train.cu", Some(0)),
-    ("train_split", "kernels/train.cu", Some(2)),
-    ("train_ffma", "kernels/train.cu", Some(3)),
-    ("readout", "kernels/readout.cu", None),
-    ("loss", "kernels/loss.cu", None),
-    ("adam", "kernels/adam.cu", None),
+    ("bf16", "kernels/pass.cu", &["PR_LSTM_STORAGE=0"]),
+    ("f16", "kernels/pass.cu", &["PR_LSTM_STORAGE=1"]),
+    ("split", "kernels/pass.cu", &["PR_LSTM_STORAGE=2"]),
+    ("ffma", "kernels/pass.cu", &["PR_LSTM_STORAGE=3"]),
+    ("train_bf16", "kernels/train.cu", &["PR_LSTM_STORAGE=0"]),
+    ("train_split", "kernels/train.cu", &["PR_LSTM_STORAGE=2"]),
+    ("train_ffma", "kernels/train.cu", &["PR_LSTM_STORAGE=3"]),
+    ("readout", "kernels/readout.cu", &[]),
+    ("loss", "kernels/loss.cu", &[]),
+    ("adam", "kernels/adam.cu", &[]),
+];
+
+/// What runs on one chip alone, sm_90 with what no later one has.
+const WGMMA_UNITS: &[Unit] = &[
+    ("wgmma_bf16", "kernels/wgmma.cu", &["PR_LSTM_STORAGE=0"]),
+    ("wgmma_f16", "kernels/wgmma.cu", &["PR_LSTM_STORAGE=1"]),
+    ("wgmma_train_bf16", "kernels/wgmma.cu", &["PR_LSTM_STORAGE=0", "PR_LSTM_KEEP"]),
 ];
 
 /// Kernels of a benchmark, no part of the library; with the feature `gpu-benches`.
-const CONSTANTS: Unit = ("constants", "benches/constants.cu", None);
+const CONSTANTS: Unit = ("constants", "benches/constants.cu", &[]);
 
 /// The chips that PTX is made for, each for itself and those up to the next: the oldest that the kernels are written for,
 /// then those that have more.
 const BASES: [u32; 2] = [80, 90];
+const WGMMA: Chip = Chip { number: 90, alone: true };
 const DEFAULT_ARCHS: &str = "sm_80,sm_90";
 
 /// Versions of PTX, from the first that knows sm_80. One is taken if it is no higher than nvcc's own.
@@ -48,6 +56,19 @@ const PTX_VERSIONS: &[&str] = &[
 
 /// Where `scripts/setup-nvcc` puts the compiler, and where a CUDA installation usually is.
 const USUAL_FOLDERS: &[&str] = &["target/nvcc/nvidia/cu13/bin", "/usr/local/cuda/bin", "/opt/cuda/bin"];
+
+/// A chip to compile for: `number` 90 is sm_90, and sm_90a where `alone`.
+#[derive(Clone, Copy, PartialEq)]
+struct Chip {
+    number: u32,
+    alone: bool,
+}
+
+impl std::fmt::Display for Chip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.number, if self.alone { "a" } else { "" })
+    }
+}
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
@@ -88,36 +109,56 @@ fn build() -> Result<(), String> {
         units.push(CONSTANTS);
     }
     // Of a base's architectures the first decides the version line, the others take what it left.
-    let of_bases: Vec<(u32, Vec<u32>)> = BASES
+    let of_bases: Vec<(Chip, Vec<Chip>)> = BASES
         .iter()
-        .map(|&base| (base, archs.iter().copied().filter(|&arch| base_of(arch) == base).collect()))
+        .map(|&base| {
+            (chip(base), archs.iter().filter(|&&arch| base_of(arch) == base).copied().map(chip).collect())
+        })
         .collect();
-    let compiled: Vec<_> =
-        units.iter().flat_map(|unit| of_bases.iter().map(move |base| (unit, base))).collect();
-    parallel(&compiled, |&(&(name, source, storage), (base, archs))| {
-        compile(&nvcc, name, source, storage, *base, &out)?;
-        lowest_version(&ptxas, name, archs.first().copied().unwrap_or(*base), &out)
+    let of_wgmma = [(WGMMA, vec![WGMMA])];
+    let compiled: Vec<_> = [(&units[..], &of_bases[..]), (WGMMA_UNITS, &of_wgmma)]
+        .into_iter()
+        .flat_map(|(units, bases)| {
+            units.iter().flat_map(move |unit| bases.iter().map(move |base| (unit, base)))
+        })
+        .collect();
+    parallel(&compiled, |&(unit, (base, archs))| {
+        compile(&nvcc, unit, *base, &out)?;
+        lowest_version(&ptxas, unit.0, *base, archs.first().copied().unwrap_or(*base), &out)
     })?;
     let rest: Vec<_> = compiled
         .iter()
-        .flat_map(|(unit, (_, archs))| archs.iter().skip(1).map(move |&arch| (unit.0, arch)))
+        .flat_map(|(unit, (base, archs))| archs.iter().skip(1).map(move |&arch| (unit.0, *base, arch)))
         .collect();
-    parallel(&rest, |&(name, arch)| assemble(&ptxas, name, arch, &out))?;
+    parallel(&rest, |&(name, base, arch)| assemble(&ptxas, name, base, arch, &out))?;
 
     let mut list = String::from("static IMAGES: &[Image] = &[\n");
     for (name, ..) in UNITS {
-        write!(list, "    Image {{ name: {name:?}, ptx: &[").unwrap();
-        for base in BASES {
-            write!(list, "({base}, include_str!(\"{name}.compute_{base}.ptx\")), ").unwrap();
-        }
-        list.push_str("], cubins: &[");
-        for arch in &archs {
-            write!(list, "({arch}, include_bytes!(\"{name}.sm_{arch}.cubin\")), ").unwrap();
-        }
-        list.push_str("] },\n");
+        list.push_str(&image(name, &BASES.map(chip), &archs.iter().copied().map(chip).collect::<Vec<_>>()));
+    }
+    for (name, ..) in WGMMA_UNITS {
+        let cubins: &[Chip] = if archs.contains(&WGMMA.number) { &[WGMMA] } else { &[] };
+        list.push_str(&image(name, &[WGMMA], cubins));
     }
     list.push_str("];\n");
     write(&out.join("kernels.rs"), &list)
+}
+
+/// An image as an item of the list.
+fn image(name: &str, ptx: &[Chip], cubins: &[Chip]) -> String {
+    let mut item = format!("    Image {{ name: {name:?}, ptx: &[");
+    for base in ptx {
+        write!(item, "({}, include_str!(\"{name}.compute_{base}.ptx\")), ", base.number).unwrap();
+    }
+    item.push_str("], cubins: &[");
+    for arch in cubins {
+        write!(item, "({}, include_bytes!(\"{name}.sm_{arch}.cubin\")), ", arch.number).unwrap();
+    }
+    item + "] },\n"
+}
+
+fn chip(number: u32) -> Chip {
+    Chip { number, alone: false }
 }
 
 /// The architectures of `PR_LSTM_CUDA_ARCHS` as numbers, ascending.
@@ -214,23 +255,16 @@ fn base_of(arch: u32) -> u32 {
 }
 
 /// Where a unit's PTX for a base is.
-fn ptx(name: &str, base: u32, out: &Path) -> PathBuf {
+fn ptx(name: &str, base: Chip, out: &Path) -> PathBuf {
     out.join(format!("{name}.compute_{base}.ptx"))
 }
 
 /// One unit to PTX for a base, as nvcc writes it.
-fn compile(
-    nvcc: &Path,
-    name: &str,
-    source: &str,
-    storage: Option<u32>,
-    base: u32,
-    out: &Path,
-) -> Result<(), String> {
+fn compile(nvcc: &Path, &(name, source, defines): &Unit, base: Chip, out: &Path) -> Result<(), String> {
     let mut command = Command::new(nvcc);
     command.args(["-ptx", "-O3", "-std=c++17", "-fmad=false", "-Ikernels"]);
     command.arg(format!("-arch=compute_{base}"));
-    command.args(storage.map(|storage| format!("-DPR_LSTM_STORAGE={storage}")));
+    command.args(defines.iter().map(|define| format!("-D{define}")));
     command.arg(source).arg("-o").arg(ptx(name, base, out));
     let words = run(&mut command)?;
     for line in words.lines().filter(|line| !line.trim().is_empty()) {
@@ -240,8 +274,8 @@ fn compile(
 }
 
 /// Lowers the version line of the PTX that `arch` takes as far as ptxas goes along, and leaves its cubin.
-fn lowest_version(ptxas: &Path, name: &str, arch: u32, out: &Path) -> Result<(), String> {
-    let path = ptx(name, base_of(arch), out);
+fn lowest_version(ptxas: &Path, name: &str, base: Chip, arch: Chip, out: &Path) -> Result<(), String> {
+    let path = ptx(name, base, out);
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     // A hint about wide loads of which not every byte is used. It alone would ask for 8.3, and so for a driver of 545.
     let lines: Vec<_> = text.lines().filter(|line| !line.contains(".pragma \"used_bytes_mask")).collect();
@@ -253,12 +287,12 @@ fn lowest_version(ptxas: &Path, name: &str, arch: u32, out: &Path) -> Result<(),
     let own = own.trim();
     for version in PTX_VERSIONS.iter().take_while(|version| number(version) < number(own)) {
         write(&path, &format!("{before}\n.version {version}\n{after}"))?;
-        if assemble(ptxas, name, arch, out).is_ok() {
+        if assemble(ptxas, name, base, arch, out).is_ok() {
             return Ok(());
         }
     }
     write(&path, &text)?;
-    assemble(ptxas, name, arch, out)
+    assemble(ptxas, name, base, arch, out)
 }
 
 /// `9.0` as something that can be compared.
@@ -267,15 +301,19 @@ fn number(version: &str) -> Vec<u32> {
 }
 
 /// PTX to `name.sm_arch.cubin`; what ptxas says of registers and spills to `name.sm_arch.txt`.
-fn assemble(ptxas: &Path, name: &str, arch: u32, out: &Path) -> Result<(), String> {
+fn assemble(ptxas: &Path, name: &str, base: Chip, arch: Chip, out: &Path) -> Result<(), String> {
     let mut command = Command::new(ptxas);
     command.args(["-O3", "-v"]).arg(format!("-arch=sm_{arch}"));
-    command.arg(ptx(name, base_of(arch), out)).arg("-o").arg(out.join(format!("{name}.sm_{arch}.cubin")));
+    command.arg(ptx(name, base, out)).arg("-o").arg(out.join(format!("{name}.sm_{arch}.cubin")));
     let words = run(&mut command).map_err(|words| {
         let known = !words.contains("'gpu-name'");
         let mend = "\nit comes from PR_LSTM_CUDA_ARCHS; `ptxas --help` lists the architectures that this ptxas knows";
         words + if known { "" } else { mend }
     })?;
+    // Some of CUDA 12 are quick to make a `wgmma` wait for the one before it.
+    for line in words.lines().filter(|line| line.contains("serialized")) {
+        println!("cargo::warning={name}: {line}");
+    }
     write(&out.join(format!("{name}.sm_{arch}.txt")), &words)
 }
 

@@ -82,16 +82,18 @@ fn pass(model: &Model<Cuda>, case: &Case, times: usize) -> Result<([f64; 2], &'s
     Ok(([launched, replayed], plan.path()))
 }
 
-/// Seconds of a pass of one step, as a graph, with its leaves and its read-out, in tiles of so many rows; None where there
-/// are no kernels of it.
+/// Seconds of a pass of one step, as a graph, with its leaves and its read-out, in tiles of so many rows, by `wgmma` where there is
+/// that and it is wanted; None where there are no kernels of it.
 fn step(
     model: &Model<Cuda>,
     checkpoint: &Checkpoint,
     rows: usize,
-    tile: usize,
+    (tile, wgmma): (usize, bool),
     times: usize,
 ) -> Result<Option<f64>> {
-    let Ok(cuda) = model.backend().clone().with_tile(tile) else { return Ok(None) };
+    let cuda = model.backend().clone();
+    let cuda = if wgmma { cuda } else { cuda.without_wgmma() };
+    let Ok(cuda) = cuda.with_tile(tile) else { return Ok(None) };
     let case = Case { batch: rows, time: 2, outputs: Outputs::Last };
     let ([_, replayed], _) = pass(&Model::new(checkpoint, cuda)?, &case, times)?;
     Ok(Some(replayed))
@@ -162,7 +164,7 @@ fn main() -> Result<()> {
             if is_virtual { &[2] } else { &[1, 32, 128, 256, 512, 1024, 2048, 4096, 8192, 16384] };
         for &rows in sizes {
             let mut cells = Vec::new();
-            for tile in [32, 64, 128, 256] {
+            for tile in [(32, false), (64, false), (128, false), (256, false), (256, true)] {
                 cells.push(match step(&model, &checkpoint, rows, tile, times)? {
                     Some(_) if is_virtual => "virtual, not measured".into(),
                     Some(seconds) => format!("{:.2} µs", seconds * 1e6),
@@ -177,7 +179,7 @@ fn main() -> Result<()> {
         streamed += &format!("| {dtype} | {tokens} | {taken} |\n");
     }
     println!(
-        "\n| one step, as a graph | rows | tiles of 32 | 64 | 128 | 256 |\n|---|---|---|---|---|---|\n{by_tile}"
+        "\n| one step, as a graph | rows | tiles of 32 | 64 | 128 | 256 | 256, wgmma if there is |\n|---|---|---|---|---|---|---|\n{by_tile}"
     );
     println!("| streaming, B = 1 | tokens | a token, amortised |\n|---|---|---|\n{streamed}");
     Ok(())

@@ -1,5 +1,6 @@
 //! What the passes of the targets would take on a card by what their launches count on the virtual GPU: *modelled*,
-//! by a model that was calibrated on an H200 on 2026-11-26 for the kernels of then. H = 256, R = 1, bf16; at last H = 64, with
+//! by a model that was calibrated on an H200 on 2026-11-26 for the kernels of then; what it has of `wgmma` is of the data sheet, and a
+//! table shows what hangs on it. H = 256, R = 1, bf16; at last H = 64, with
 //! launches for every step and with the whole tree in a block, which the model was not calibrated for.
 //!
 //! `PR_LSTM_VIRTUAL_GPU_CHIP=sm_90 cargo bench --features gpu-benches --bench modelled` prints tables in Markdown: alike launches with their bound, and the
@@ -51,7 +52,9 @@ fn merge_flop(hidden: usize) -> f64 {
 fn registers(images: &[&str]) -> Result<BTreeMap<String, u32>> {
     let mut registers = BTreeMap::new();
     for image in images {
-        let path = Path::new(env!("PR_LSTM_KERNELS")).join(format!("{image}.{CHIP}.txt"));
+        // What runs on this chip alone.
+        let alone = if image.starts_with("wgmma_") { "a" } else { "" };
+        let path = Path::new(env!("PR_LSTM_KERNELS")).join(format!("{image}.{CHIP}{alone}.txt"));
         let words = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         registers.extend(ptxas::resources(&words).into_iter().map(|(name, used)| (name, used.registers)));
     }
@@ -93,6 +96,21 @@ fn report(what: &str, flop: f64, launches: &[Launched], registers: &BTreeMap<Str
     );
     for (bound, part) in by_bound {
         println!("{:.1} % of the time is bound by: {bound:?}", 100.0 * part / seconds);
+    }
+    Ok(())
+}
+
+/// How much of the ceiling a launch reaches if what nobody measured of `wgmma` is otherwise: the share of the data sheet's rate,
+/// and the clocks of a wait.
+fn by_unmeasured(flop: f64, launch: &Launched, registers: u32) -> Result<()> {
+    println!("\n| part of the data sheet's rate of wgmma | wait, clocks | of mma.sync |\n|---|---|---|");
+    for (rate, wgmma_wait) in
+        [1.0, 0.8, CARD.wgmma / CARD.mma].into_iter().flat_map(|r| [0.0, 100.0, 200.0].map(|w| (r, w)))
+    {
+        let card = Card { wgmma: CARD.wgmma / rate, wgmma_wait, ..CARD };
+        let modelled = card.model(launch, registers).ok_or("it does not fit")?;
+        let share = flop / modelled.seconds / CARD.mma_flops();
+        println!("| {rate:.2} | {wgmma_wait} | {:.1} % |", 100.0 * share);
     }
     Ok(())
 }
@@ -206,7 +224,7 @@ fn forward(
                 launches.push(match 2 * now.div_ceil(32) * BLOCKS / CARD.sms as usize {
                     0..NARROW => tiled(&narrow, 32, 1),
                     NARROW..WIDE => tiled(&middle, 64, 2),
-                    _ => stationary.launch(&format!("{layer}_lstm_256"), now),
+                    _ => stationary.launch(&format!("{layer}_lstm_wgmma"), now),
                 });
             }
             rows -= now;
@@ -234,15 +252,23 @@ fn main() -> Result<()> {
         let why = "shared memory for fewer weights";
         return Err(format!("a virtual {chip} has {why}: set PR_LSTM_VIRTUAL_GPU_CHIP={CHIP}").into());
     }
-    let inference = registers(&["bf16", "readout"])?;
-    let training = registers(&["train_bf16", "readout", "loss", "adam"])?;
+    let inference = registers(&["bf16", "wgmma_bf16", "readout"])?;
+    let training = registers(&["train_bf16", "wgmma_train_bf16", "readout", "loss", "adam"])?;
     // Packing alone is of the other image.
     let training = inference.clone().into_iter().chain(training).collect();
     let merges = 32 * 1024;
     let stationary = Stationary::count(&cuda, whole)?;
-    let merge = stationary.launch("merge_lstm_256", MOST_ROWS);
     let flop = (merges * 2 * 2 * HIDDEN * 5 * HIDDEN) as f64;
-    report("merge of 32768 rows, two launches", flop, &[merge.clone(), merge], &inference)?;
+    for (stationary, kernel) in [
+        (&Stationary::count(&cuda.clone().without_wgmma(), whole)?, "merge_lstm_256"),
+        (&stationary, "merge_lstm_wgmma"),
+    ] {
+        let merge = stationary.launch(kernel, MOST_ROWS);
+        report("merge of 32768 rows, two launches", flop, &[merge.clone(), merge.clone()], &inference)?;
+        if kernel == "merge_lstm_wgmma" {
+            by_unmeasured(flop / 2.0, &merge, inference[kernel])?;
+        }
+    }
     for (batch, time, outputs) in
         [(1024, 500, Outputs::All), (128, 40, Outputs::All), (128, 40, Outputs::Last)]
     {

@@ -28,8 +28,8 @@ __device__ inline void number_rows(uint32_t* numbers, const CellArguments& argum
     __syncthreads();
 }
 
-// Keeps z of four units for the way back.
-template <class Storage, int kGates>
+// Keeps z = acc + b of four units for the way back. `kAdded`: b is in acc already.
+template <class Storage, bool kAdded = false, int kGates>
 __device__ inline void keep_z(const CellArguments& arguments, uint32_t row, uint32_t unit, const float (&acc)[kGates][4],
                               const float (&b)[kGates][4]) {
     const uint32_t units = arguments.units;
@@ -39,7 +39,7 @@ __device__ inline void keep_z(const CellArguments& arguments, uint32_t row, uint
         float sum[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-            sum[e] = __fadd_rn(acc[gate][e], b[gate][e]);
+            sum[e] = kAdded ? acc[gate][e] : __fadd_rn(acc[gate][e], b[gate][e]);
         }
         Storage::store4(z + gate * units, kGates * units, sum);
     }
@@ -51,8 +51,11 @@ __device__ inline void keep_z(const CellArguments& arguments, uint32_t row, uint
 //
 // c is on its way while other quads are computed: kFirst quads' at the beginning, which take registers beside all sums, and
 // from then on, since a quad that is done leaves some, up to kMost quads'.
-template <class Storage, Cell kCell, int kStates, bool kKeep, int kQuads, int kStep, int kFirst, int kMost, class Sums, class Number>
-__device__ inline void finish_layer(const CellArguments& arguments, const Sums& sums, Number number, uint32_t start,
+//
+// `kAdded`: the bias is added to all sums first, an addition more for registers less.
+template <class Storage, Cell kCell, int kStates, bool kKeep, int kQuads, int kStep, int kFirst, int kMost, bool kAdded, class Sums,
+          class Number>
+__device__ inline void finish_layer(const CellArguments& arguments, Sums& sums, Number number, uint32_t start,
                                     uint32_t first_row, uint32_t unit) {
     using Element = typename Storage::Element;
     constexpr int kGates = gates_of(kCell, kStates);
@@ -61,6 +64,9 @@ __device__ inline void finish_layer(const CellArguments& arguments, const Sums& 
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
         Ffma::load4(b[gate], arguments.bias + gate * units + unit, 0);
+    }
+    if constexpr (kAdded) {
+        sums.add(b);
     }
     float c_in[kQuads][kStates + 1][4];
     const auto load_c = [&](int quad) {
@@ -87,7 +93,7 @@ __device__ inline void finish_layer(const CellArguments& arguments, const Sums& 
         const uint32_t row = first_row + quad * kStep, local = start + row, out = number(2, row);
         float acc[kGates][4], h[4], c[4];
         sums.read(acc, quad);
-        apply_gates_of_four<kCell, kStates, Storage::kCoarse>(h, c, acc, b, c_in[quad]);
+        apply_gates_of_four<kCell, kStates, Storage::kCoarse, kAdded>(h, c, acc, b, c_in[quad]);
         // After a store the compiler may hoist no load.
         constexpr auto loaded = [](int done) { return kFirst + 2 * done < done + kMost ? kFirst + 2 * done : done + kMost; };
 #pragma unroll
@@ -102,7 +108,7 @@ __device__ inline void finish_layer(const CellArguments& arguments, const Sums& 
             Ffma::store4(arguments.c_out + size_t(to) * units + unit, 0, c);
         }
         if constexpr (kKeep) {
-            keep_z<Storage>(arguments, local, unit, acc, b);
+            keep_z<Storage, kAdded>(arguments, local, unit, acc, b);
         }
         const uint32_t to = arguments.h_local ? local : out;
         Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);
@@ -136,7 +142,7 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
 
     const uint32_t unit = blockIdx.x * Tile<kTile>::kUnits + Z::unit();
     if (unit < units) {
-        finish_layer<Storage, kCell, kStates, kKeep, Z::kQuads, Z::kQuadRows, (Z::kQuads < 2 ? Z::kQuads : 2), 4>(
+        finish_layer<Storage, kCell, kStates, kKeep, Z::kQuads, Z::kQuadRows, (Z::kQuads < 2 ? Z::kQuads : 2), 4, false>(
             arguments, z.sums, [&](int n, uint32_t row) { return numbers[n * kTile + row]; }, start, Z::row(0), unit);
     }
 }

@@ -1,6 +1,7 @@
 // The kernels of a pass forward, for one storage: the one list of what is instantiated. build.rs compiles it once a storage.
 #include "cell.cuh"
 #include "common/kernel.cuh"
+#include "common/team_mma.cuh"
 #include "pack.cuh"
 #include "states.cuh"
 #include "stationary.cuh"
@@ -15,16 +16,12 @@
     LAYER(merge_rnn_##tile, Cell::Rnn, 2, tile)        \
     LAYER(unary_lstm_##tile, Cell::Lstm, 1, tile)      \
     LAYER(unary_rnn_##tile, Cell::Rnn, 1, tile)
-#define STATIONARY(cell, Kind)                                                                                     \
-    ALONE(merge_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 2, false>)         \
-    ALONE(unary_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 1, false>)
 
 LAYERS(32)
 LAYERS(64)
 #if PR_LSTM_STORAGE < 2 // f32 was no faster so
 LAYERS(128)
-STATIONARY(lstm, Cell::Lstm)
-STATIONARY(rnn, Cell::Rnn)
+STATIONARY(256, PairMma, false)
 #endif
 
 ALONE(tree_lstm, kWalkThreads, TreeArguments, tree_forward<Storage, Cell::Lstm, false>)

@@ -3,6 +3,7 @@
 #include "backward.cuh"
 #include "cell.cuh"
 #include "common/kernel.cuh"
+#include "common/team_mma.cuh"
 #include "reduce.cuh"
 #include "stationary.cuh"
 #include "tokens.cuh"
@@ -29,16 +30,12 @@
     KERNEL(gather_leaf_##cell, GatherArguments, gather_backward<Storage, Kind, 0>)           \
     KERNEL(gather_unary_##cell, GatherArguments, gather_backward<Storage, Kind, 1>)          \
     KERNEL(gather_merge_##cell, GatherArguments, gather_backward<Storage, Kind, 2>)
-#define STATIONARY(cell, Kind)                                                                                    \
-    ALONE(merge_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 2, true>)         \
-    ALONE(unary_##cell##_256, kStationaryThreads, CellArguments, cell_stationary<Storage, Kind, 1, true>)
 
 LAYERS(32)
 LAYERS(64)
 #if PR_LSTM_STORAGE == 0 // f32 was no faster so
 LAYERS(128)
-STATIONARY(lstm, Cell::Lstm)
-STATIONARY(rnn, Cell::Rnn)
+STATIONARY(256, PairMma, true)
 #endif
 OF_A_CELL(lstm, Cell::Lstm)
 OF_A_CELL(rnn, Cell::Rnn)

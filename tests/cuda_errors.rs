@@ -115,6 +115,16 @@ fn a_driver_that_is_too_old() {
     refused(Cuda::new(0), &["CUDA is not available", "of CUDA 11.2", "at least 11.4", "update"]);
 }
 
+/// One that knows no `wgmma` has `mma.sync`.
+#[test]
+fn a_driver_older_than_a_faster_kernel() {
+    if in_child("a_driver_older_than_a_faster_kernel", &[("DRIVER", "11080"), ("CHIP", "sm_90")]) {
+        return;
+    }
+    let _alone = alone();
+    logits(&model(Cuda::new(0).and_then(|cuda| cuda.with_dtype(Dtype::Bf16)).expect("16 bit")));
+}
+
 #[test]
 fn no_driver() {
     // Only a process that never loaded the virtual one has none, and only on a machine without NVIDIA's.

@@ -20,6 +20,10 @@ const TENSOR_IMAGES: [&str; 5] = ["bf16", "f16", "split", "train_bf16", "train_s
 const IMAGES: [&str; 10] =
     ["bf16", "f16", "split", "ffma", "train_bf16", "train_split", "train_ffma", "readout", "loss", "adam"];
 
+/// Those of sm_90 alone, which are compiled for `sm_90a`.
+const WGMMA_IMAGES: [&str; 3] = ["wgmma_bf16", "wgmma_f16", "wgmma_train_bf16"];
+const WGMMA_CHIP: &str = "90a";
+
 /// Share of HMMA among the instructions of an LSTM cell's main loop, at least. An RNN cell has a gate only, and no such share.
 const HMMA_SHARE: f64 = 0.36;
 
@@ -32,7 +36,7 @@ fn read(file: &str) -> String {
 fn architectures() -> Vec<u32> {
     let list = read("kernels.rs");
     let archs: BTreeSet<u32> = list
-        .split("bf16.sm_")
+        .split("\"bf16.sm_")
         .skip(1)
         .map(|rest| rest.split('.').next().and_then(|arch| arch.parse().ok()).expect("bf16.sm_NN.cubin"))
         .collect();
@@ -50,6 +54,9 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
         "loss" => return few(&["cross_entropy", "cross_entropy_backward"]),
         "adam" => return few(&["gradient_norm", "update"]),
         _ => {}
+    }
+    if image.starts_with("wgmma_") {
+        return stationary("wgmma").into();
     }
     if image.starts_with("train_") {
         return training_kernels_of(image);
@@ -75,14 +82,21 @@ fn kernels_of(image: &str) -> BTreeSet<String> {
         }
     }
     if tiles.len() == 3 {
-        names.extend(stationary());
+        names.extend(stationary("256"));
     }
     names
 }
 
-/// Those whose weights stay.
-fn stationary() -> [String; 4] {
-    ["merge_lstm", "merge_rnn", "unary_lstm", "unary_rnn"].map(|layer| format!("{layer}_256"))
+/// Those whose weights stay, by what they multiply with.
+fn stationary(product: &str) -> [String; 4] {
+    ["merge_lstm", "merge_rnn", "unary_lstm", "unary_rnn"].map(|layer| format!("{layer}_{product}"))
+}
+
+/// All images with every architecture that they are compiled for, as the names of files have it.
+fn cubins() -> Vec<(&'static str, String)> {
+    let archs = architectures();
+    let of_all = IMAGES.iter().flat_map(|&image| archs.iter().map(move |arch| (image, arch.to_string())));
+    of_all.chain(WGMMA_IMAGES.map(|image| (image, WGMMA_CHIP.into()))).collect()
 }
 
 /// Those of a pass with a way back.
@@ -103,12 +117,13 @@ fn training_kernels_of(image: &str) -> BTreeSet<String> {
         names.extend(["into_places", "into_input"].map(|kernel| format!("{kernel}_{tile}")));
     }
     if tiles.len() == 3 {
-        names.extend(stationary());
+        names.extend(stationary("256"));
     }
     names
 }
 
-/// No kernel spills a register or keeps anything in local memory, on any architecture; the table of what they use.
+/// No kernel spills a register or keeps anything in local memory, on any architecture, and no `wgmma` waits for the one before it;
+/// the table of what they use.
 #[test]
 fn no_kernel_spills() {
     // Static shared memory only: a cell's ring is asked for at the launch.
@@ -117,19 +132,19 @@ fn no_kernel_spills() {
         "image", "kernel", "arch", "registers", "shared", "stack", "spills"
     );
     let mut wrong = Vec::new();
-    for image in IMAGES {
-        for arch in architectures() {
-            let kernels = resources(&read(&format!("{image}.sm_{arch}.txt")));
-            let names: BTreeSet<String> = kernels.keys().cloned().collect();
-            assert_eq!(names, kernels_of(image), "the kernels of {image} on sm_{arch}");
-            for (name, Resources { registers, shared, stack, spills }) in kernels {
-                println!("{image:8} {name:16} {arch:>6} {registers:>9} {shared:>6} {stack:>6} {spills:>6}");
-                assert!((1..=255).contains(&registers), "{image} {name}: {registers} registers were read");
-                if stack + spills > 0 {
-                    wrong.push(format!(
-                        "{image} {name} sm_{arch}: {stack} bytes of stack, {spills} of spills"
-                    ));
-                }
+    for (image, arch) in cubins() {
+        let words = read(&format!("{image}.sm_{arch}.txt"));
+        if words.contains("serialized") {
+            wrong.push(words.clone());
+        }
+        let kernels = resources(&words);
+        let names: BTreeSet<String> = kernels.keys().cloned().collect();
+        assert_eq!(names, kernels_of(image), "the kernels of {image} on sm_{arch}");
+        for (name, Resources { registers, shared, stack, spills }) in kernels {
+            println!("{image:8} {name:16} {arch:>6} {registers:>9} {shared:>6} {stack:>6} {spills:>6}");
+            assert!((1..=255).contains(&registers), "{image} {name}: {registers} registers were read");
+            if stack + spills > 0 {
+                wrong.push(format!("{image} {name} sm_{arch}: {stack} bytes of stack, {spills} of spills"));
             }
         }
     }
@@ -183,8 +198,8 @@ fn ptx_holds_nothing_that_is_forbidden() {
         assert_eq!(forbidden(opcode), expected, "{opcode}");
     }
     assert_eq!(opcodes("\t@%p1 add.f32 %f1, %f2, %f3;").collect::<Vec<_>>(), [(1, "add.f32")]);
-    let images = IMAGES.iter().flat_map(|image| [80, 90].map(|base| (*image, base)));
-    for (image, base) in images {
+    let images = IMAGES.iter().flat_map(|image| ["80", "90"].map(|base| (*image, base)));
+    for (image, base) in images.chain(WGMMA_IMAGES.map(|image| (image, WGMMA_CHIP))) {
         let file = format!("{image}.compute_{base}.ptx");
         let ptx = read(&file);
         assert!(ptx.contains(&format!("\n.target sm_{base}\n")), "{file}");
@@ -193,7 +208,7 @@ fn ptx_holds_nothing_that_is_forbidden() {
             // Every launch may begin early there: who does not wait reads what is not yet written.
             let body = ptx.split(&format!(".entry {name}(")).nth(1).unwrap_or_default();
             let body = body.split(".entry ").next().unwrap_or_default();
-            assert_eq!(body.contains("griddepcontrol.wait;"), base >= 90, "{file}: {name}");
+            assert_eq!(body.contains("griddepcontrol.wait;"), base != "80", "{file}: {name}");
             let (before, _) = body.split_once("griddepcontrol.wait;").unwrap_or_default();
             let writes = |opcode: &str| {
                 ["st.global", "st.volatile.global", "atom.", "red."]
@@ -254,21 +269,61 @@ fn disassembly(text: &str) -> BTreeMap<String, Code> {
     kernels
 }
 
-/// The loops that multiply: from the target of a backward branch to the branch, those with an HMMA in them.
-fn loops(code: &Code) -> Vec<&[String]> {
+/// The loops that multiply: from the target of a backward branch to the branch, those with such an instruction in them.
+fn loops<'a>(code: &'a Code, multiplies: &str) -> Vec<&'a [String]> {
     code.branches
         .iter()
         .filter_map(|(at, target)| {
             code.labels.get(target).filter(|start| *start <= at).map(|start| (*start, *at))
         })
         .map(|(start, end)| &code.opcodes[start..=end])
-        .filter(|body| body.iter().any(|opcode| opcode.starts_with("HMMA")))
+        .filter(|body| body.iter().any(|opcode| opcode.starts_with(multiplies)))
         .collect()
 }
 
 /// How many instructions of a loop are one of these.
 fn count(body: &[String], names: &[&str]) -> usize {
     body.iter().filter(|opcode| names.contains(&opcode.split('.').next().unwrap())).count()
+}
+
+/// The kernels of a cubin.
+fn disassembled(nvdisasm: &Path, image: &str, arch: &str) -> BTreeMap<String, Code> {
+    let cubin = Path::new(KERNELS).join(format!("{image}.sm_{arch}.cubin"));
+    let output = Command::new(nvdisasm).arg("-c").arg(&cubin).output().expect("nvdisasm runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    disassembly(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Two loops of a kernel that multiplies by `wgmma`, that of the first tile and that of all others: four products of 16 k, which
+/// read shared memory by themselves, and around them what brings the next stage.
+#[test]
+fn loops_of_wgmma_bring_and_multiply() {
+    let nvdisasm = Path::new(TOOLS).join("nvdisasm");
+    if !nvdisasm.is_file() {
+        println!("skipped: no nvdisasm in {TOOLS} (scripts/setup-nvcc brings it)");
+        return;
+    }
+    for image in WGMMA_IMAGES {
+        let mut kernels = disassembled(&nvdisasm, image, WGMMA_CHIP);
+        kernels.retain(|name, _| !name.is_empty());
+        assert_eq!(kernels.keys().cloned().collect::<BTreeSet<_>>(), kernels_of(image));
+        for (name, code) in kernels {
+            let mut loops = loops(&code, "HGMMA");
+            loops.sort_by_key(|body| body.len());
+            loops.truncate(2); // the others hold one of them, and code that lies elsewhere
+            let lengths: Vec<_> = loops.iter().map(|body| body.len()).collect();
+            println!("{image:16} {name:16} instructions of the loops: {lengths:?}");
+            assert_eq!(loops.len(), 2, "{image} {name}");
+            for body in loops {
+                // They are begun and waited for together.
+                let counts = ["HGMMA", "WARPGROUP"].map(|name| count(body, &[name]));
+                assert_eq!(counts, [4, 2], "{image} {name}: {body:?}");
+                assert!(count(body, &["LDGSTS"]) >= 4, "{image} {name}: {body:?}");
+                let others = ["HMMA", "LDSM", "LDL", "STL", "FFMA", "FFMA2", "MUFU"];
+                assert_eq!(count(body, &others), 0, "{image} {name}: {body:?}");
+            }
+        }
+    }
 }
 
 /// The main loops of merge and unary, forward and backward, and of the weights' gradient, on tensor cores, are made of
@@ -291,17 +346,14 @@ fn main_loops_multiply() {
     let mut wrong = Vec::new();
     for image in TENSOR_IMAGES {
         for arch in architectures() {
-            let cubin = Path::new(KERNELS).join(format!("{image}.sm_{arch}.cubin"));
-            let output = Command::new(&nvdisasm).arg("-c").arg(&cubin).output().expect("nvdisasm runs");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let kernels = disassembly(&String::from_utf8_lossy(&output.stdout));
+            let kernels = disassembled(&nvdisasm, image, &arch.to_string());
             let multiplies = |name: &str| {
                 ["merge_", "unary_", "into_", "weight_gradient", "tree_"]
                     .iter()
                     .any(|start| name.starts_with(start))
             };
             for (name, code) in kernels.iter().filter(|(name, _)| multiplies(name)) {
-                let loops = loops(code);
+                let loops = loops(code, "HMMA");
                 // The largest has everything; the share is that of the innermost, which in 16 bit is the same.
                 let most = loops.iter().max_by_key(|body| body.len());
                 let main = *most.unwrap_or_else(|| panic!("{image} {name} sm_{arch}: no loop with an HMMA"));
@@ -361,7 +413,7 @@ fn loops_are_found_in_a_disassembly() {
                 /*0020*/              @!P0 STL [R1], R2 ;\n        /*0030*/               @P0 BRA `(.L_x_1) ;\n        \
                 /*0040*/                   BRA `(.L_x_2);\n.L_x_2:\n        /*0050*/                   EXIT ;\n";
     let kernels = disassembly(text);
-    let found = loops(&kernels["k"]);
+    let found = loops(&kernels["k"], "HMMA");
     assert_eq!(found, [["HMMA.16816.F32.BF16", "STL", "BRA"]]);
     assert_eq!((count(found[0], &["HMMA"]), count(found[0], &["STL"]), count(found[0], &["LDL"])), (1, 1, 0));
 }

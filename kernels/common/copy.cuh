@@ -24,7 +24,19 @@ __device__ inline void copy_chunk_if(bool there, uint32_t to, const void* from) 
                  : "memory");
 }
 
-// The same; `bytes` of 0 write zeros and read nothing.
+// Two chunks, the second from `kFurther` bytes further.
+template <int kFurther>
+__device__ inline void copy_chunks_if(bool there, uint32_t to, uint32_t second, const void* from) {
+    asm volatile("{\n\t"
+                 ".reg .pred there;\n\t"
+                 "setp.ne.u32 there, %3, 0;\n\t"
+                 "@there cp.async.cg.shared.global [%0], [%2], 16;\n\t"
+                 "@there cp.async.cg.shared.global [%1], [%2 + %4], 16;\n\t"
+                 "}" ::"r"(to), "r"(second), "l"(from), "r"(static_cast<uint32_t>(there)), "n"(kFurther)
+                 : "memory");
+}
+
+// The same as one; `bytes` of 0 write zeros and read nothing.
 __device__ inline void copy_chunk_or_zero(bool there, uint32_t to, const void* from, uint32_t bytes) {
     asm volatile("{\n\t"
                  ".reg .pred there;\n\t"

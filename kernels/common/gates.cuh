@@ -21,34 +21,36 @@ __device__ inline float tanh_of(float x) {
     }
 }
 
-// sigma(x) = 1/2 + 1/2 tanh(x/2), one special function; (acc + b) / 2 is one rounding, as acc + b would be.
-template <bool kCoarse>
+// sigma(x) = 1/2 + 1/2 tanh(x/2), one special function; (acc + b) / 2 is one rounding, as acc + b would be. `kAdded`: b is in
+// acc already.
+template <bool kCoarse, bool kAdded = false>
 __device__ inline float sigmoid_of(float acc, float b) {
-    return __fmaf_rn(0.5f, tanh_of<kCoarse>(__fmaf_rn(0.5f, acc, __fmul_rn(0.5f, b))), 0.5f);
+    const float half = kAdded ? __fmul_rn(0.5f, acc) : __fmaf_rn(0.5f, acc, __fmul_rn(0.5f, b));
+    return __fmaf_rn(0.5f, tanh_of<kCoarse>(half), 0.5f);
 }
 
 // One unit. `acc` and `b` hold a gate each, `c_in` the c of the states; returns h.
-template <Cell kCell, int kStates, bool kCoarse>
+template <Cell kCell, int kStates, bool kCoarse, bool kAdded = false>
 __device__ inline float apply_gates(const float* acc, const float* b, const float* c_in, float& c) {
+    const auto sum = [&](int gate) { return kAdded ? acc[gate] : __fadd_rn(acc[gate], b[gate]); };
+    const auto sigmoid = [&](int gate) { return sigmoid_of<kCoarse, kAdded>(acc[gate], b[gate]); };
     if constexpr (kCell == Cell::Lstm) {
-        const float i = sigmoid_of<kCoarse>(acc[0], b[0]);
-        const float g = tanh_of<kCoarse>(__fadd_rn(acc[1], b[1]));
-        const float o = sigmoid_of<kCoarse>(acc[2], b[2]);
+        const float i = sigmoid(0), g = tanh_of<kCoarse>(sum(1)), o = sigmoid(2);
         c = __fmul_rn(i, g);
 #pragma unroll
         for (int n = 0; n < kStates; ++n) {
-            c = __fmaf_rn(sigmoid_of<kCoarse>(acc[3 + n], b[3 + n]), c_in[n], c);
+            c = __fmaf_rn(sigmoid(3 + n), c_in[n], c);
         }
         return __fmul_rn(o, tanh_of<kCoarse>(c));
     } else {
-        const float z = __fadd_rn(acc[0], b[0]);
+        const float z = sum(0);
         c = 0.0f;
         return kStates > 0 && z < 0.0f ? 0.0f : z; // NaN stays
     }
 }
 
 // Four units of a row; `c_in` has a place more than there are states, so that a leaf's is an array too.
-template <Cell kCell, int kStates, bool kCoarse>
+template <Cell kCell, int kStates, bool kCoarse, bool kAdded = false>
 __device__ inline void apply_gates_of_four(float (&h)[4], float (&c)[4], const float (&acc)[gates_of(kCell, kStates)][4],
                                            const float (&b)[gates_of(kCell, kStates)][4], const float (&c_in)[kStates + 1][4]) {
     constexpr int kGates = gates_of(kCell, kStates);
@@ -64,7 +66,7 @@ __device__ inline void apply_gates_of_four(float (&h)[4], float (&c)[4], const f
         for (int n = 0; n < kStates; ++n) {
             c_of_unit[n] = c_in[n][e];
         }
-        h[e] = apply_gates<kCell, kStates, kCoarse>(acc_of_unit, b_of_unit, c_of_unit, c[e]);
+        h[e] = apply_gates<kCell, kStates, kCoarse, kAdded>(acc_of_unit, b_of_unit, c_of_unit, c[e]);
     }
 }
 

@@ -63,6 +63,7 @@ struct Narrow {
     using Element = uint16_t;
     static constexpr bool kTensor = true;
     static constexpr bool kCoarse = true; // 16 bits do not see what tanh.approx loses
+    static constexpr bool kIsBf16 = Format::kIsBf16;
     static constexpr int kPlanes = 1;
     static constexpr int kStages = 4;
     static constexpr int kPerChunk = 8; // elements of 16 bytes
@@ -92,6 +93,7 @@ struct Narrow {
 };
 
 struct Bf16Format {
+    static constexpr bool kIsBf16 = true;
     __device__ static float widen(uint16_t bits) { return from_bf16(bits); }
     __device__ static void widen_pair(uint32_t pair, float& low, float& high) {
         low = __uint_as_float(pair << 16);
@@ -103,6 +105,7 @@ struct Bf16Format {
     }
 };
 struct F16Format {
+    static constexpr bool kIsBf16 = false;
     __device__ static float widen(uint16_t bits) { return from_f16(bits); }
     __device__ static void widen_pair(uint32_t pair, float& low, float& high) {
         low = from_f16(static_cast<uint16_t>(pair));

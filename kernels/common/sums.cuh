@@ -110,6 +110,20 @@ struct Sums<Storage, kGates, kRows, true> {
             }
         }
     }
+    // b of a thread's units to all its rows.
+    __device__ void add(const float (&b)[kGates][4]) {
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+#pragma unroll
+                for (int quad = 0; quad < 2 * kRowTiles; ++quad) {
+                    float& sum = z[quad / 2][e / 2 * kGates + gate][quad % 2 * 2 + e % 2];
+                    sum = __fadd_rn(sum, b[gate][e]);
+                }
+            }
+        }
+    }
 };
 
 template <class Storage, int kGates, int kRows>

@@ -1,5 +1,5 @@
-//! Weights that stay in a block while many rows go past: the bits of the other tiles, forward and in training, over several
-//! tiles a pair of warps, in any order of warps, and nothing wasted.
+//! Weights that stay in a block while many rows go past, multiplied by `mma.sync` and by `wgmma`: the bits of the other tiles,
+//! forward and in training, over several tiles a team of warps, in any order of warps, and nothing wasted.
 
 use pr_lstm::model::Cell;
 use pr_lstm::random::Random;
@@ -25,22 +25,50 @@ fn models(random: &mut Random, device: &Device) -> Vec<(Config, Vec<f32>)> {
     sizes.into_iter().map(model).collect()
 }
 
-/// As many rows as all pairs of warps have in so many tiles each, and 70: some pairs have a tile more, one a part of it.
+/// How kernels whose weights stay multiply, as their names end.
+const MMA: &str = "256";
+const WGMMA: &str = "wgmma";
+
+/// A device with weights that stay, and what it multiplies with.
+struct Stationary {
+    cuda: Cuda,
+    product: &'static str,
+}
+
+impl Stationary {
+    /// By everything that the device can multiply with.
+    fn all(device: &Device, storage: Storage) -> Vec<Self> {
+        let cuda = device.tiled(storage, 256).expect("the tile");
+        let mma = Stationary { cuda: cuda.clone().without_wgmma(), product: MMA };
+        if cuda.device().chip == 90 { vec![Stationary { cuda, product: WGMMA }, mma] } else { vec![mma] }
+    }
+
+    /// Whether a model is to run so: beside `wgmma`, `mma.sync` runs only what fits no other chip.
+    fn runs(&self, config: &Config) -> bool {
+        let fits_others = config.cell == Cell::Rnn || config.hidden < 256;
+        self.product == WGMMA || self.cuda.device().chip != 90 || !fits_others
+    }
+}
+
+/// As many rows as all teams of warps have in so many tiles each, and 70: some teams have a tile more, one a part of it.
 fn rows_of_tiles(cuda: &Cuda, config: &Config, tiles: usize) -> usize {
     let sharing = cuda.device().multiprocessors as usize / config.hidden.div_ceil(32);
     tiles * sharing * 256 + 70
 }
 
-/// Demands that merges and unary layers kept their weights, or that none did.
-fn assert_stationary(device: &Device, config: &Config, stationary: bool) {
+/// Demands that merges and unary layers kept their weights, and multiplied so, or that none did.
+fn assert_stationary(device: &Device, config: &Config, product: Option<&str>) {
     if device.is_virtual() {
         let launches = device.launches();
         for kind in &["merge", "unary"][..if config.unary_layers > 0 { 2 } else { 1 }] {
             let of_kind: Vec<_> =
                 launches.iter().filter(|launch| launch.kernel.starts_with(kind)).map(|l| &l.kernel).collect();
             assert!(!of_kind.is_empty(), "no {kind}: {launches:?}");
-            let name = format!("{kind}_{}_256", config.cell.name());
-            assert!(of_kind.iter().all(|&kernel| (*kernel == name) == stationary), "{of_kind:?}");
+            let layer = format!("{kind}_{}", config.cell.name());
+            let keeps = |kernel: &str| {
+                [MMA, WGMMA].into_iter().find(|product| kernel == format!("{layer}_{product}"))
+            };
+            assert!(of_kind.iter().all(|kernel| keeps(kernel) == product), "{of_kind:?}");
         }
     }
 }
@@ -50,27 +78,31 @@ fn it_has_the_bits_of_other_tiles() {
     let mut random = random(1100);
     let device = Device::take();
     for storage in [Storage::Bf16, Storage::F16] {
-        let tiles = [256, 128].map(|tile| device.tiled(storage, tile).expect("the tile"));
+        let (tiles, stationary) =
+            (device.tiled(storage, 128).expect("the tile"), Stationary::all(&device, storage));
         for (round, (config, flat)) in models(&mut random, &device).iter().enumerate() {
             if round == 3 && storage == Storage::F16 {
                 continue; // as dear as all others together
             }
-            let [stationary, passing] = [0, 1].map(|i| Runner::new(&tiles[i], config, flat));
+            let passing = Runner::new(&tiles, config, flat);
             let mut shapes = vec![(vec![3; 90], Outputs::All), (lengths(&mut random, 40, 6), Outputs::Last)];
-            // Several tiles a pair; two suffice where they cost most, and one storage.
+            // Several tiles a team; two suffice where they cost most, and one storage.
             if round % 2 == 0 && storage == Storage::Bf16 {
-                shapes.push((vec![2; rows_of_tiles(&tiles[0], config, 1 + round / 2)], Outputs::Last));
+                shapes.push((vec![2; rows_of_tiles(&tiles, config, 1 + round / 2)], Outputs::Last));
             }
             for (lengths, outputs) in shapes {
                 let batch = Batch::tokens(&mut random, &lengths, config.input);
                 let schedule = schedule(&lengths, &outputs);
                 device.launches();
-                let found = stationary.run(&schedule, &batch);
-                assert_stationary(&device, config, true);
                 let expected = passing.run(&schedule, &batch);
-                assert_stationary(&device, config, false);
-                let what = format!("{storage:?}, {config:?}, {} lanes, {outputs:?}", lengths.len());
-                found.assert_same_bits(&expected, &what);
+                assert_stationary(&device, config, None);
+                for Stationary { cuda, product } in stationary.iter().filter(|way| way.runs(config)) {
+                    let found = Runner::new(cuda, config, flat).run(&schedule, &batch);
+                    assert_stationary(&device, config, Some(product));
+                    let what =
+                        format!("{storage:?}, {product}, {config:?}, {} lanes, {outputs:?}", lengths.len());
+                    found.assert_same_bits(&expected, &what);
+                }
             }
         }
     }
@@ -80,24 +112,28 @@ fn it_has_the_bits_of_other_tiles() {
 fn training_has_the_bits_of_other_tiles() {
     let mut random = random(1110);
     let device = Device::take();
-    let tiles = [256, 128].map(|tile| device.tiled(Storage::Bf16, tile).expect("the tile"));
+    let tiles = device.tiled(Storage::Bf16, 128).expect("the tile");
+    let stationary = Stationary::all(&device, Storage::Bf16);
     for (round, (config, flat)) in models(&mut random, &device).iter().enumerate() {
-        let [stationary, passing] = [0, 1].map(|i| Runner::training(&tiles[i], config, flat));
-        let lanes = if round == 0 { rows_of_tiles(&tiles[0], config, 1) } else { 90 };
+        let lanes = if round == 0 { rows_of_tiles(&tiles, config, 1) } else { 90 };
         let lengths = vec![2 + usize::from(round > 0); lanes];
         let batch = Batch::tokens(&mut random, &lengths, config.input);
         let schedule = kept(&lengths, &Outputs::Last);
         let d_logits = narrow(&normals(&mut random, lanes * config.output, 1.0));
-        let train = |runner: &Runner<Cuda>, kept: bool| {
+        let train = |cuda: &Cuda, product: Option<&str>| {
             device.launches();
-            let trained = runner.train(&schedule, &batch, &d_logits, 1);
-            assert_stationary(&device, config, kept);
+            let trained = Runner::training(cuda, config, flat).train(&schedule, &batch, &d_logits, 1);
+            assert_stationary(&device, config, product);
             trained
         };
-        let (found, expected) = (train(&stationary, true), train(&passing, false));
+        let expected = train(&tiles, None);
         assert!(expected.gradients.iter().any(|&gradient| gradient != 0.0), "{config:?}");
-        assert_same_bits(&found.hidden, &expected.hidden, &format!("{config:?}: hidden"));
-        assert_same_bits(&found.gradients, &expected.gradients, &format!("{config:?}: gradients"));
+        for Stationary { cuda, product } in stationary.iter().filter(|way| way.runs(config)) {
+            let found = train(cuda, Some(product));
+            assert_same_bits(&found.hidden, &expected.hidden, &format!("{product}, {config:?}: hidden"));
+            let gradients = format!("{product}, {config:?}: gradients");
+            assert_same_bits(&found.gradients, &expected.gradients, &gradients);
+        }
     }
 }
 
@@ -108,17 +144,22 @@ fn ten_orders_of_warps_give_the_same_bits() {
     if !device.is_virtual() {
         return;
     }
-    let cuda = device.tiled(Storage::Bf16, 256).expect("the tile");
-    for (round, (config, flat)) in models(&mut random, &device).iter().enumerate() {
-        let lanes = if round == 2 { rows_of_tiles(&cuda, config, 1) } else { 300 };
-        let batch = Batch::tokens(&mut random, &vec![2; lanes], config.input);
-        let runner = Runner::new(&cuda, config, flat);
-        let schedule = schedule(&vec![2; lanes], &Outputs::Last);
-        let run = || runner.run(&schedule, &batch);
-        let expected = device.strict(run);
-        for seed in 1..=if round >= 2 { 2 } else { 10 } {
-            let found = device.strict(|| device.shuffled(seed, run));
-            found.assert_same_bits(&expected, &format!("{config:?}, order {seed}"));
+    for way in Stationary::all(&device, Storage::Bf16) {
+        for (round, (config, flat)) in models(&mut random, &device).iter().enumerate() {
+            if !way.runs(config) {
+                continue;
+            }
+            let Stationary { cuda, product } = &way;
+            let lanes = if round == 2 { rows_of_tiles(cuda, config, 1) } else { 300 };
+            let batch = Batch::tokens(&mut random, &vec![2; lanes], config.input);
+            let runner = Runner::new(cuda, config, flat);
+            let schedule = schedule(&vec![2; lanes], &Outputs::Last);
+            let run = || runner.run(&schedule, &batch);
+            let expected = device.strict(run);
+            for seed in 1..=if round >= 2 { 2 } else { 10 } {
+                let found = device.strict(|| device.shuffled(seed, run));
+                found.assert_same_bits(&expected, &format!("{product}, {config:?}, order {seed}"));
+            }
         }
     }
 }
@@ -129,6 +170,7 @@ fn wide_steps_take_it_where_it_fits() {
     let mut random = random(1130);
     let device = Device::take();
     let cuda = device.backend(Storage::Bf16).with_whole_tree(false);
+    let product = if cuda.device().chip == 90 { WGMMA } else { MMA };
     for (hidden, cell, rows, stationary) in
         [(512, Cell::Rnn, 2600, true), (512, Cell::Rnn, 100, false), (160, Cell::Rnn, 5200, false)]
     {
@@ -137,7 +179,7 @@ fn wide_steps_take_it_where_it_fits() {
         let batch = Batch::tokens(&mut random, &vec![2; rows], 2);
         device.launches();
         runner.run(&schedule(&vec![2; rows], &Outputs::Last), &batch);
-        assert_stationary(&device, &config, stationary);
+        assert_stationary(&device, &config, stationary.then_some(product));
     }
     // Asked for where the weights do not fit: 128 rows.
     let config = Config::new(2, 512, 1);
@@ -158,22 +200,30 @@ fn it_does_no_more_than_it_must() {
     if !device.is_virtual() {
         return;
     }
-    let cuda = device.tiled(Storage::Bf16, 256).expect("the tile");
-    for (config, flat) in models(&mut random, &device) {
+    let models = models(&mut random, &device);
+    let stationary = Stationary::all(&device, Storage::Bf16);
+    let runs = stationary.iter().flat_map(|way| models.iter().map(move |model| (way, model)));
+    for (Stationary { cuda, product }, (config, flat)) in runs.filter(|(way, (config, _))| way.runs(config)) {
         let (rows, units) = (512, config.hidden.next_multiple_of(64));
-        let runner = Runner::new(&cuda, &config, &flat);
+        let runner = Runner::new(cuda, config, flat);
         let batch = Batch::tokens(&mut random, &vec![2; rows], config.input);
         device.launches();
         runner.run(&schedule(&vec![2; rows], &Outputs::Last), &batch);
         let launches = device.launches();
         for (kind, inputs) in [("merge", 2), ("unary", 1)].into_iter().take(1 + config.unary_layers.min(1)) {
-            let name = format!("{kind}_{}_256", config.cell.name());
+            let name = format!("{kind}_{}_{product}", config.cell.name());
             let launch = launches.iter().find(|launch| launch.kernel == name).expect(&name);
             let needed = rows / 16 * (inputs * units / 16) * (config.cell.gates(inputs) * units / 8);
             let ratio = |name: &str| launch.counts[name] / launch.counts[&format!("{name}_ideal")];
             let (wavefronts, sectors) = (ratio("wavefronts"), ratio("sectors"));
             println!("{name}, H = {}: wavefronts {wavefronts:.3}, sectors {sectors:.3}", config.hidden);
-            assert_eq!(launch.counts["mma"], needed as f64, "{name}");
+            let by_wgmma = *product == WGMMA;
+            let expected = if by_wgmma { [0, needed] } else { [needed, 0] };
+            assert_eq!(
+                ["mma", "wgmma"].map(|name| launch.counts[name]),
+                expected.map(|n| n as f64),
+                "{name}"
+            );
             // Of a row of an RNN's weights, 48 bytes with the padding, 32 are read, on two sectors where they begin on neither.
             let most_sectors = if config.cell == Cell::Rnn { 1.06 } else { 1.05 };
             assert!(wavefronts <= 1.05 && sectors <= most_sectors, "{name}: {launch:?}");

@@ -182,12 +182,13 @@ impl Frame<'_> {
         let layer = cells.layer(cell, kind);
         let (blocks, rows) = (self.sizes().unit_blocks(), arguments.rows as usize);
         let Sizes { storage, units, .. } = *self.sizes();
-        if let Some(kernel) = &layer.stationary
+        if let Some((product, kernel)) = layer.stationary(self.cuda.product())
             && let Some(shared) =
-                storage.stationary_shared_bytes(cell.gates(kind.states()), units, kind.states())
+                storage.stationary_shared_bytes(product, cell.gates(kind.states()), units, kind.states())
             && self.cuda.keeps_weights(blocks, rows, shared)
         {
-            return self.cuda.stationary("run a layer", kernel, arguments, blocks, rows, shared);
+            let shape = (product.threads(), shared);
+            return self.cuda.stationary("run a layer", kernel, arguments, blocks, rows, shape);
         }
         self.cuda.tiled("run a layer", &layer.tiles, arguments, blocks, rows)
     }

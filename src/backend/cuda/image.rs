@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 /// The kernels of one storage, compiled.
 struct Image {
     name: &'static str,
-    /// Plain PTX: the oldest chip that it is for, 80 for compute_80, and its text; ascending.
+    /// Plain PTX: the oldest chip that it is for, 80 for compute_80, and its text; ascending. That of `wgmma` is for its chip alone,
+    /// and asked for nowhere else.
     ptx: &'static [(u32, &'static str)],
     /// Made from that PTX: the chip, 80 for sm_80, and its cubin.
     cubins: &'static [(u32, &'static [u8])],
@@ -96,6 +97,11 @@ fn ptx_version(text: &'static str) -> &'static str {
 pub(super) struct Loaded {
     pub module: Arc<CudaModule>,
     pub from: String,
+}
+
+/// Whether this build has such an image.
+pub(super) fn has(name: &str) -> bool {
+    IMAGES.iter().any(|image| image.name == name)
 }
 
 /// Loads an image of this build.

@@ -9,17 +9,13 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use super::driver::{Device, device_name, failed};
 use super::image;
 use super::storage::Storage;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Cell;
 
 /// From twice how many blocks of 32 rows a multiprocessor on a launch runs in tiles of 64, and of 128: where an H200 was
 /// faster so (benches/results).
 const NARROW: usize = 8;
 const WIDE: usize = 24;
-/// A round of blocks of 256 rows takes as long as ROUND of WAVE parts of a wave of blocks of 128: modelled (benches/modelled.rs), not
-/// measured.
-const ROUND: usize = 3;
-const WAVE: usize = 4;
 
 /// What a launch may ask of shared memory without an attribute.
 const PLAIN_SHARED: usize = 48 * 1024;
@@ -84,7 +80,7 @@ impl Tile {
         match self {
             Tile::Rows32 => 64,
             Tile::Rows64 | Tile::Rows128 => 128,
-            Tile::Rows256 => 256,
+            Tile::Rows256 => Product::Mma.threads(),
         }
     }
 
@@ -95,12 +91,12 @@ impl Tile {
 
     /// The tile for so many rows by packed blocks on a chip: small ones until all multiprocessors have work, large ones,
     /// which move fewer bytes, once they have enough of it, and at last those whose weights stay.
-    pub(super) fn choose(rows: usize, packed_blocks: usize, multiprocessors: u32) -> Self {
+    pub(super) fn choose(rows: usize, packed_blocks: usize, multiprocessors: u32, product: Product) -> Self {
         let narrow = rows.div_ceil(Tile::Rows32.rows()) * packed_blocks;
         match 2 * narrow / (multiprocessors as usize).max(1) {
             0..NARROW => Tile::Rows32,
             NARROW..WIDE => Tile::Rows64,
-            _ if Self::rounds_pay(rows, packed_blocks, multiprocessors) => Tile::Rows256,
+            _ if Self::rounds_pay(rows, packed_blocks, multiprocessors, product) => Tile::Rows256,
             _ => Tile::Rows128,
         }
     }
@@ -114,12 +110,13 @@ impl Tile {
 
     /// Whether tiles of 256 rows are done before tiles of 128, two blocks a multiprocessor, whose last wave may be almost empty
     /// as the last round may.
-    fn rounds_pay(rows: usize, packed_blocks: usize, multiprocessors: u32) -> bool {
+    fn rounds_pay(rows: usize, packed_blocks: usize, multiprocessors: u32, product: Product) -> bool {
         let [across, sharing] = Self::grid_of_stationary(rows, packed_blocks, multiprocessors);
         let rounds = rows.div_ceil(Tile::Rows256.rows()).div_ceil(sharing.max(1));
         let waves =
             (across * rows.div_ceil(Tile::Rows128.rows())).div_ceil(2 * multiprocessors.max(1) as usize);
-        ROUND * rounds <= WAVE * waves
+        let (round, wave) = product.round();
+        round * rounds <= wave * waves
     }
 }
 
@@ -140,12 +137,52 @@ pub(super) fn of_tile(kernels: &ByTile, tile: Tile) -> Option<(Tile, &TiledKerne
     std::iter::once(tile).chain(next).find_map(|tile| Some((tile, kernels.get(tile as usize)?.as_ref()?)))
 }
 
+/// How a kernel whose weights stay multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Product {
+    /// Its warps by `mma.sync`.
+    Mma,
+    /// Four warps together by `wgmma`, which is asynchronous: sm_90 alone.
+    Wgmma,
+}
+
+/// The chip that has [`Product::Wgmma`].
+const WGMMA_CHIP: u32 = 90;
+
+impl Product {
+    /// Threads of a block.
+    pub(super) fn threads(self) -> u32 {
+        match self {
+            Product::Mma => 256,
+            Product::Wgmma => 512,
+        }
+    }
+
+    /// A round of blocks of 256 rows takes as long as the first of these numbers of the second's parts of a wave of blocks of 128:
+    /// modelled (benches/modelled.rs), not measured.
+    fn round(self) -> (usize, usize) {
+        match self {
+            Product::Mma => (3, 4),
+            Product::Wgmma => (2, 3),
+        }
+    }
+}
+
 /// The kernels of a layer.
 #[derive(Debug)]
 pub(super) struct Layer {
     pub tiles: ByTile,
-    /// That of 256 rows, whose shared memory is known at the launch; None where the storage lacks it.
-    pub stationary: Option<CudaFunction>,
+    /// Those of 256 rows, whose shared memory is known at the launch, by their product; None where the storage or the chip lacks
+    /// it.
+    stationary: [Option<CudaFunction>; 2],
+}
+
+impl Layer {
+    /// That of 256 rows, by this product where there is one, else by `mma.sync`.
+    pub(super) fn stationary(&self, product: Product) -> Option<(Product, &CudaFunction)> {
+        let kernel = |product| Some((product, self.stationary[product as usize].as_ref()?));
+        kernel(product).or_else(|| kernel(Product::Mma))
+    }
 }
 
 /// A module of kernels, to take them from.
@@ -166,6 +203,19 @@ impl Module {
             .map_err(|error| failed(&name, "ask for the shared memory", error))?;
         let image::Loaded { module, from } = image::load(context, device, image)?;
         Ok(Module { device: name, most_shared: most.unsigned_abs() as usize, module, from })
+    }
+
+    /// The image `wgmma_...` beside an image of layers, where there is one and the chip and its driver, of CUDA 12.0 or newer, take
+    /// it: nothing needs it.
+    pub(super) fn of_wgmma(context: &Arc<CudaContext>, device: &Device, image: &str) -> Result<Option<Self>> {
+        let image = format!("wgmma_{image}");
+        if device.chip != WGMMA_CHIP || !image::has(&image) {
+            return Ok(None);
+        }
+        match Self::load(context, device, &image) {
+            Err(Error::Unavailable { .. }) => Ok(None),
+            module => module.map(Some),
+        }
     }
 
     pub(super) fn function(&self, kernel: &str) -> Result<CudaFunction> {
@@ -221,14 +271,20 @@ pub(super) struct Cells {
 }
 
 impl Cells {
-    pub(super) fn load(module: &Module, storage: Storage, most: Tile) -> Result<Self> {
+    /// From an image and, of the same passes, that of [`Product::Wgmma`].
+    pub(super) fn load(module: &Module, wgmma: Option<&Module>, storage: Storage) -> Result<Self> {
+        let most = storage.widest();
         let layer = |cell: Cell, kind: Kind| {
             let name = format!("{}_{}", kind.name(), cell.name());
             let shared = |tile| storage.shared_bytes(cell.gates(kind.states()), tile);
             let stationary = most == Tile::Rows256 && kind != Kind::Leaf;
+            let of = |module: Option<&Module>, product: &str| {
+                let module = module.filter(|_| stationary);
+                module.map(|module| module.alone(&format!("{name}_{product}"))).transpose()
+            };
             Ok(Layer {
                 tiles: module.by_tile(&name, most, shared)?,
-                stationary: stationary.then(|| module.alone(&format!("{name}_256"))).transpose()?,
+                stationary: [of(Some(module), "256")?, of(wgmma, "wgmma")?],
             })
         };
         let layers = |cell| {
@@ -281,10 +337,10 @@ pub(super) struct Kernels {
 impl Kernels {
     pub(super) fn load(context: &Arc<CudaContext>, device: &Device, storage: Storage) -> Result<Self> {
         let module = Module::load(context, device, storage.image())?;
+        let wgmma = Module::of_wgmma(context, device, storage.image())?;
         let readout = Module::load(context, device, "readout")?;
-        let most = storage.widest();
         Ok(Kernels {
-            cells: Cells::load(&module, storage, most)?,
+            cells: Cells::load(&module, wgmma.as_ref(), storage)?,
             input: module.function("input")?,
             pack: module.function("pack")?,
             collect: module.function("collect")?,
@@ -299,11 +355,18 @@ impl Kernels {
         })
     }
 
+    /// The fastest product of weights that stay.
+    pub(super) fn product(&self) -> Product {
+        let mut layers = self.cells.layers.iter().flatten();
+        let has_wgmma = |layer: &Layer| layer.stationary[Product::Wgmma as usize].is_some();
+        if layers.any(has_wgmma) { Product::Wgmma } else { Product::Mma }
+    }
+
     /// Whether every layer has a kernel of that tile, or, of 256 rows, those above the leaves.
     pub(super) fn has(&self, tile: Tile) -> bool {
         let mut layers = self.cells.layers.iter().flatten();
         match tile {
-            Tile::Rows256 => layers.any(|layer| layer.stationary.is_some()),
+            Tile::Rows256 => layers.any(|layer| layer.stationary(Product::Mma).is_some()),
             _ => layers.all(|layer| layer.tiles[tile as usize].is_some()),
         }
     }
@@ -334,7 +397,17 @@ mod tests {
             (8200, Tile::Rows128),
             (16384, Tile::Rows256),
         ] {
-            assert_eq!(Tile::choose(rows, 16, 132), tile, "{rows} rows");
+            assert_eq!(Tile::choose(rows, 16, 132, Product::Mma), tile, "{rows} rows");
+        }
+        for (rows, tile) in [
+            (4096, Tile::Rows256),
+            (4097, Tile::Rows128),
+            (4225, Tile::Rows256),
+            (8200, Tile::Rows256),
+            (12289, Tile::Rows256),
+            (16384, Tile::Rows256),
+        ] {
+            assert_eq!(Tile::choose(rows, 16, 132, Product::Wgmma), tile, "{rows} rows");
         }
         assert_eq!(Tile::grid_of_stationary(16384, 16, 132), [8, 16]);
         assert_eq!(Tile::grid_of_stationary(300, 80, 132), [40, 2]);

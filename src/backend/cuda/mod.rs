@@ -31,7 +31,7 @@ use cudarc::driver::sys::CUstreamCaptureStatus;
 use cudarc::driver::{CudaFunction, CudaStream, DeviceSlice, DriverError};
 
 use driver::{device_name, failed, in_capture, tracked};
-use kernels::{ByTile, Kernels, Tile};
+use kernels::{ByTile, Kernels, Product, Tile};
 use launch::{Arguments, Shape};
 use storage::Storage;
 use training::{ADAM_BYTES, Training, TrainingKernels};
@@ -70,6 +70,8 @@ pub struct Cuda {
     tile: Option<Tile>,
     /// Whether the steps of a pass are one launch; unset, as its sizes say.
     whole_tree: Option<bool>,
+    /// Whether weights that stay may be multiplied by `wgmma`.
+    wgmma: bool,
     /// Where launches go while a capture is recorded: a stream of its own, so that no other thread's work gets into it.
     recording: Option<Arc<CudaStream>>,
     /// Whether training steps are recorded.
@@ -158,6 +160,13 @@ impl Cuda {
         Cuda { whole_tree: Some(whole_tree), ..self }
     }
 
+    /// The same device without `wgmma`, the products of matrices that sm_90 alone has: for tests and measurements. The results have
+    /// the same bits on the virtual GPU; no card has compared them yet.
+    #[must_use]
+    pub fn without_wgmma(self) -> Self {
+        Cuda { wgmma: false, ..self }
+    }
+
     /// The same device with every launch of a training step a call of its own, as tapes have it: for tests and measurements,
     /// and for a context whose event tracking is on. The results have the same bits.
     #[must_use]
@@ -191,7 +200,14 @@ impl Cuda {
         let kernels = Kernels::load(stream.context(), &device, storage)?;
         let early = device.chip >= EARLY_CHIP && device.driver >= EARLY_DRIVER;
         let shared = Shared { stream, device, storage, early, kernels, training: OnceLock::new() };
-        Ok(Cuda { shared: Arc::new(shared), tile: None, whole_tree: None, recording: None, graphs: true })
+        Ok(Cuda {
+            shared: Arc::new(shared),
+            tile: None,
+            whole_tree: None,
+            wgmma: true,
+            recording: None,
+            graphs: true,
+        })
     }
 
     /// The same device with its launches on another stream of the context, to be captured there.
@@ -242,13 +258,13 @@ impl Cuda {
             return Ok(self);
         }
         let Shared { stream, device, .. } = &*self.shared;
-        let Cuda { tile, whole_tree, graphs, .. } = self;
+        let Cuda { tile, whole_tree, wgmma, graphs, .. } = self;
         let loaded = Self::load(Arc::clone(stream), device.clone(), Some(storage))?;
         let loaded = match tile {
             Some(tile) => loaded.with_tile(tile.rows())?,
             None => loaded,
         };
-        Ok(Cuda { whole_tree, graphs, ..loaded })
+        Ok(Cuda { whole_tree, wgmma, graphs, ..loaded })
     }
 
     fn storage(&self) -> Storage {
@@ -322,7 +338,7 @@ impl Cuda {
         // Large blocks that begin early lie where they found room, not where the multiprocessors have least to do; but for those
         // that have one to themselves.
         let alone = shared as usize > self.kernels().most_shared / 2;
-        let early = shared == 0 || threads <= Tile::Rows32.threads() || alone && threads == walk::THREADS;
+        let early = shared == 0 || threads <= Tile::Rows32.threads() || alone && threads >= walk::THREADS;
         let [x, y, z] = blocks;
         if x == 0 || y == 0 || z == 0 {
             return Ok(());
@@ -372,8 +388,14 @@ impl Cuda {
         self.threads(action, kernel, arguments, elements, 256)
     }
 
+    /// How weights that stay are multiplied.
+    fn product(&self) -> Product {
+        if self.wgmma { self.kernels().product() } else { Product::Mma }
+    }
+
     fn tile(&self, packed_blocks: usize, rows: usize) -> Tile {
-        self.tile.unwrap_or_else(|| Tile::choose(rows, packed_blocks, self.device().multiprocessors))
+        let multiprocessors = self.device().multiprocessors;
+        self.tile.unwrap_or_else(|| Tile::choose(rows, packed_blocks, multiprocessors, self.product()))
     }
 
     /// Whether so many rows go to blocks whose weights stay, given the shared memory of such a block.
@@ -390,12 +412,11 @@ impl Cuda {
         arguments: &A,
         packed_blocks: usize,
         rows: usize,
-        shared: usize,
+        (threads, shared): (u32, usize),
     ) -> Result<()> {
-        let tile = Tile::Rows256;
         let multiprocessors = self.device().multiprocessors;
         let [across, sharing] = Tile::grid_of_stationary(rows, packed_blocks, multiprocessors);
-        self.launch(action, kernel, arguments, [across, sharing, 1], tile.threads(), shared as u32)
+        self.launch(action, kernel, arguments, [across, sharing, 1], threads, shared as u32)
     }
 
     /// Launches a kernel on so many rows, in tiles that suit them; so many packed blocks beside each other. It reads packed

@@ -1,6 +1,6 @@
 //! How `h` and weights are kept, and what sizes follow: the numbers that kernels and host agree on. Knows no driver.
 
-use super::kernels::Tile;
+use super::kernels::{Product, Tile};
 use crate::backend::Dtype;
 use crate::model::{Cell, Config, LinearRange};
 
@@ -9,7 +9,7 @@ const BLOCK_UNITS: usize = 16;
 /// `k` of a stage of a product.
 const STAGE_K: usize = 32;
 /// The same of a product with stationary weights.
-const PAIR_STAGE_K: usize = 64;
+const TEAM_STAGE_K: usize = 64;
 /// Groups of 16 inputs of a packed block of the transposed product.
 const TRANSPOSED_GROUPS: usize = 2;
 /// Bytes of the numbers of a row of a block that walks the whole tree: four, of this tile and of the next.
@@ -138,21 +138,28 @@ impl Storage {
         (3 * tile.rows() * 4).next_multiple_of(128) + stages * stage
     }
 
-    /// The same with stationary weights: of four pairs of warps row numbers and two stages of inputs, and all of two packed
+    /// The same with stationary weights: of four teams of warps row numbers and two stages of inputs, and all of two packed
     /// blocks, padded only where an even number of gates would have ldmatrix meet a bank twice. None where an input is less than
     /// two stages, or not whole ones.
-    pub(super) fn stationary_shared_bytes(self, gates: usize, units: usize, inputs: usize) -> Option<usize> {
+    pub(super) fn stationary_shared_bytes(
+        self,
+        product: Product,
+        gates: usize,
+        units: usize,
+        inputs: usize,
+    ) -> Option<usize> {
         if self.planes() > 1
             || self == Storage::Ffma
-            || !units.is_multiple_of(PAIR_STAGE_K)
-            || units < 2 * PAIR_STAGE_K
+            || !units.is_multiple_of(TEAM_STAGE_K)
+            || units < 2 * TEAM_STAGE_K
         {
             return None;
         }
         let rows = Tile::Rows256.rows();
-        let stride = BLOCK_UNITS * gates + if gates.is_multiple_of(2) { 8 } else { 0 };
+        let padded = product == Product::Mma && gates.is_multiple_of(2);
+        let stride = BLOCK_UNITS * gates + if padded { 8 } else { 0 };
         let weights = Tile::Rows256.across() * inputs * units * stride;
-        Some(3 * rows * 4 + (2 * rows * PAIR_STAGE_K + weights) * self.element())
+        Some(3 * rows * 4 + (2 * rows * TEAM_STAGE_K + weights) * self.element())
     }
 
     /// The same of a transposed product.
@@ -397,14 +404,18 @@ mod tests {
         assert_eq!(Storage::Bf16.shared_bytes(5, Rows32), 384 + 6 * (32 * 64 + 32 * 88 * 2));
         assert_eq!(Storage::Split.shared_bytes(4, Rows32), 384 + 4 * 3 * (32 * 64 + 32 * 72 * 2));
         assert_eq!(Storage::Ffma.shared_bytes(4, Rows32), 384 + 4 * (32 * 144 + 32 * 64 * 4 + 64));
-        assert_eq!(Storage::Bf16.stationary_shared_bytes(5, 256, 2), Some(227 << 10));
+        assert_eq!(Storage::Bf16.stationary_shared_bytes(Product::Mma, 5, 256, 2), Some(227 << 10));
         assert_eq!(
-            Storage::F16.stationary_shared_bytes(4, 128, 1),
+            Storage::F16.stationary_shared_bytes(Product::Mma, 4, 128, 1),
             Some(4 * (768 + 2 * 8192) + 2 * 128 * 72 * 2)
         );
-        assert_eq!(Storage::F16.stationary_shared_bytes(4, 64, 1), None);
-        assert_eq!(Storage::Bf16.stationary_shared_bytes(1, 160, 2), None);
-        assert_eq!(Storage::Split.stationary_shared_bytes(5, 256, 2), None);
+        assert_eq!(Storage::F16.stationary_shared_bytes(Product::Mma, 4, 64, 1), None);
+        // Without padding an LSTM's unary layers are larger.
+        let unary = |product| Storage::Bf16.stationary_shared_bytes(product, 4, 640, 1);
+        assert_eq!(unary(Product::Wgmma), Some(227 << 10));
+        assert_eq!(unary(Product::Mma), Some((227 << 10) + 2 * 640 * 8 * 2));
+        assert_eq!(Storage::Bf16.stationary_shared_bytes(Product::Wgmma, 1, 160, 2), None);
+        assert_eq!(Storage::Split.stationary_shared_bytes(Product::Wgmma, 5, 256, 2), None);
         assert_eq!(Storage::Bf16.transposed_shared_bytes(Rows128), 1536 + 4 * (128 * 64 + 2 * 32 * 40 * 2));
         assert_eq!(Storage::Bf16.gradient_shared_bytes(), 4096 + 4 * 32 * (272 + 272));
         assert_eq!(Storage::Split.gradient_shared_bytes(), 4096 + 2 * 3 * 32 * (144 + 272));

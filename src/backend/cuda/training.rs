@@ -59,6 +59,7 @@ impl TrainingKernels {
         let readout = Module::load(context, device, "readout")?;
         let loss = Module::load(context, device, "loss")?;
         let adam = Module::load(context, device, "adam")?;
+        let wgmma = Module::of_wgmma(context, device, image)?;
         let most = storage.widest();
         let transposed =
             |name: &str| module.by_tile(name, most, |tile| storage.transposed_shared_bytes(tile));
@@ -78,7 +79,7 @@ impl TrainingKernels {
             why: format!("sm_{} has too little shared memory: {shared} bytes are needed", device.chip),
         })?;
         Ok(TrainingKernels {
-            cells: Cells::load(&module, storage, most)?,
+            cells: Cells::load(&module, wgmma.as_ref(), storage)?,
             gather: [gathers(Cell::Lstm)?, gathers(Cell::Rnn)?],
             gates_before: [into(Cell::Lstm)?, into(Cell::Rnn)?],
             tree: [module.alone("tree_backward_lstm")?, module.alone("tree_backward_rnn")?],

@@ -15,8 +15,8 @@
 //! from the start. Then bits 4 … of the address change where bits 7 … are set: none, one, two or three of them by W.
 //!
 //! A warp computes its sixteen rows when it comes to the instruction: no one may change what it reads, and no one may use
-//! what it writes, before its wait. The arithmetic is that of `mma.sync`; the accumulators of sixteen rows and eight columns
-//! are its fragments, side by side.
+//! what it writes, before its wait. The arithmetic is taken to be that of `mma.sync`: no card has been asked. The accumulators of
+//! sixteen rows and eight columns are its fragments, side by side.
 
 use super::Step;
 use super::block::Block;
