@@ -6,7 +6,7 @@ mod ptxas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ptxas::{Resources, resources};
@@ -286,6 +286,15 @@ fn count(body: &[String], names: &[&str]) -> usize {
     body.iter().filter(|opcode| names.contains(&opcode.split('.').next().unwrap())).count()
 }
 
+/// The disassembler; none, and a word, where there is none.
+fn nvdisasm() -> Option<PathBuf> {
+    let nvdisasm = Path::new(TOOLS).join("nvdisasm");
+    if !nvdisasm.is_file() {
+        println!("skipped: no nvdisasm in {TOOLS} (scripts/setup-nvcc brings it)");
+    }
+    nvdisasm.is_file().then_some(nvdisasm)
+}
+
 /// The kernels of a cubin.
 fn disassembled(nvdisasm: &Path, image: &str, arch: &str) -> BTreeMap<String, Code> {
     let cubin = Path::new(KERNELS).join(format!("{image}.sm_{arch}.cubin"));
@@ -298,11 +307,7 @@ fn disassembled(nvdisasm: &Path, image: &str, arch: &str) -> BTreeMap<String, Co
 /// read shared memory by themselves, and around them what brings the next stage.
 #[test]
 fn loops_of_wgmma_bring_and_multiply() {
-    let nvdisasm = Path::new(TOOLS).join("nvdisasm");
-    if !nvdisasm.is_file() {
-        println!("skipped: no nvdisasm in {TOOLS} (scripts/setup-nvcc brings it)");
-        return;
-    }
+    let Some(nvdisasm) = nvdisasm() else { return };
     for image in WGMMA_IMAGES {
         let mut kernels = disassembled(&nvdisasm, image, WGMMA_CHIP);
         kernels.retain(|name, _| !name.is_empty());
@@ -334,11 +339,7 @@ fn loops_of_wgmma_bring_and_multiply() {
 /// whose loop holds the sum of dz too; and tiles of 32 rows, for steps that no number of instructions fills a chip with.
 #[test]
 fn main_loops_multiply() {
-    let nvdisasm = Path::new(TOOLS).join("nvdisasm");
-    if !nvdisasm.is_file() {
-        println!("skipped: no nvdisasm in {TOOLS} (scripts/setup-nvcc brings it)");
-        return;
-    }
+    let Some(nvdisasm) = nvdisasm() else { return };
     println!(
         "{:8} {:16} {:>6} {:>12} {:>6} {:>6}",
         "image", "kernel", "arch", "instructions", "HMMA", "share"

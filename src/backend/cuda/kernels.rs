@@ -321,6 +321,8 @@ pub(super) struct Kernels {
     pub from: String,
     /// Most shared memory of a block.
     pub most_shared: usize,
+    /// The fastest product of weights that stay.
+    pub product: Product,
     pub cells: Cells,
     pub input: CudaFunction,
     pub pack: CudaFunction,
@@ -340,6 +342,7 @@ impl Kernels {
         let wgmma = Module::of_wgmma(context, device, storage.image())?;
         let readout = Module::load(context, device, "readout")?;
         Ok(Kernels {
+            product: if wgmma.is_some() { Product::Wgmma } else { Product::Mma },
             cells: Cells::load(&module, wgmma.as_ref(), storage)?,
             input: module.function("input")?,
             pack: module.function("pack")?,
@@ -353,13 +356,6 @@ impl Kernels {
             most_shared: module.most_shared,
             from: module.from,
         })
-    }
-
-    /// The fastest product of weights that stay.
-    pub(super) fn product(&self) -> Product {
-        let mut layers = self.cells.layers.iter().flatten();
-        let has_wgmma = |layer: &Layer| layer.stationary[Product::Wgmma as usize].is_some();
-        if layers.any(has_wgmma) { Product::Wgmma } else { Product::Mma }
     }
 
     /// Whether every layer has a kernel of that tile, or, of 256 rows, those above the leaves.
@@ -385,29 +381,20 @@ mod tests {
 
     #[test]
     fn weights_stay_where_rounds_pay() {
-        // H = 256 on an H200: a round is 16 tiles of 256 rows, a wave 33 of 128.
-        for (rows, tile) in [
-            (512, Tile::Rows32),
-            (3000, Tile::Rows64),
-            (3300, Tile::Rows256),
-            (4096, Tile::Rows256),
-            (4097, Tile::Rows128),
-            (4224, Tile::Rows128),
-            (4225, Tile::Rows256),
-            (8200, Tile::Rows128),
-            (16384, Tile::Rows256),
+        // H = 256 on an H200: a round is 16 tiles of 256 rows, a wave 33 of 128. By mma.sync, then by wgmma.
+        for (rows, tiles) in [
+            (512, [Tile::Rows32; 2]),
+            (3000, [Tile::Rows64; 2]),
+            (3300, [Tile::Rows256; 2]),
+            (4096, [Tile::Rows256; 2]),
+            (4097, [Tile::Rows128; 2]),
+            (4224, [Tile::Rows128; 2]),
+            (4225, [Tile::Rows256; 2]),
+            (8200, [Tile::Rows128, Tile::Rows256]),
+            (16384, [Tile::Rows256; 2]),
         ] {
-            assert_eq!(Tile::choose(rows, 16, 132, Product::Mma), tile, "{rows} rows");
-        }
-        for (rows, tile) in [
-            (4096, Tile::Rows256),
-            (4097, Tile::Rows128),
-            (4225, Tile::Rows256),
-            (8200, Tile::Rows256),
-            (12289, Tile::Rows256),
-            (16384, Tile::Rows256),
-        ] {
-            assert_eq!(Tile::choose(rows, 16, 132, Product::Wgmma), tile, "{rows} rows");
+            let found = [Product::Mma, Product::Wgmma].map(|product| Tile::choose(rows, 16, 132, product));
+            assert_eq!(found, tiles, "{rows} rows");
         }
         assert_eq!(Tile::grid_of_stationary(16384, 16, 132), [8, 16]);
         assert_eq!(Tile::grid_of_stationary(300, 80, 132), [40, 2]);

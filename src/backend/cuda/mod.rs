@@ -390,7 +390,7 @@ impl Cuda {
 
     /// How weights that stay are multiplied.
     fn product(&self) -> Product {
-        if self.wgmma { self.kernels().product() } else { Product::Mma }
+        if self.wgmma { self.kernels().product } else { Product::Mma }
     }
 
     fn tile(&self, packed_blocks: usize, rows: usize) -> Tile {
