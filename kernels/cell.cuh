@@ -8,6 +8,7 @@
 #include "common/arguments.cuh"
 #include "common/gates.cuh"
 #include "common/product.cuh"
+#include "common/quads.cuh"
 
 // Row numbers of a tile, [3][kTile] in shared memory: the inputs', then that which is written. Rows beyond the last one
 // repeat it: they are computed and not written.
@@ -29,7 +30,7 @@ __device__ inline void number_rows(uint32_t* numbers, const CellArguments& argum
 }
 
 // Keeps z = acc + b of four units for the way back. `kAdded`: b is in acc already.
-template <class Storage, bool kAdded = false, int kGates>
+template <class Storage, Added kAdded = Added::Not, int kGates>
 __device__ inline void keep_z(const CellArguments& arguments, uint32_t row, uint32_t unit, const float (&acc)[kGates][4],
                               const float (&b)[kGates][4]) {
     const uint32_t units = arguments.units;
@@ -39,48 +40,41 @@ __device__ inline void keep_z(const CellArguments& arguments, uint32_t row, uint
         float sum[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-            sum[e] = kAdded ? acc[gate][e] : __fadd_rn(acc[gate][e], b[gate][e]);
+            sum[e] = kAdded != Added::Not ? acc[gate][e] : __fadd_rn(acc[gate][e], b[gate][e]);
         }
         Storage::store4(z + gate * units, kGates * units, sum);
     }
 }
 
-// Gates and states of a thread's quads of four units from `unit` on: rows `first_row`, `first_row` + kStep and so on of the tile
-// that begins with the launch's row `start`. `number(n, row)` is the number of a row of the tile: of its inputs, and as the third
-// of what is written. Rows beyond the last are computed and not written.
-//
-// c is on its way while other quads are computed: kFirst quads' at the beginning, which take registers beside all sums, and
-// from then on, since a quad that is done leaves some, up to kMost quads'.
-//
-// `kAdded`: the bias is added to all sums first, an addition more for registers less.
-template <class Storage, Cell kCell, int kStates, bool kKeep, int kQuads, int kStep, int kFirst, int kMost, bool kAdded, class Sums,
-          class Number>
-__device__ inline void finish_layer(const CellArguments& arguments, Sums& sums, Number number, uint32_t start,
-                                    uint32_t first_row, uint32_t unit) {
+// Gates and states of a thread's quads Q, whose sums are `sums(part)`: of the units from `unit` on, of the rows from `first_row` on
+// of the tile that begins with the launch's row `start`. `number(n, row)` is the number of a row of the tile: of its inputs, and as
+// the third of what is written. Rows beyond the last are computed and not written. `bias`: that of the units, the next gate's
+// `bias_step` on.
+template <class Storage, Cell kCell, int kStates, bool kKeep, class Q, class Sums, class Number>
+__device__ inline void finish_layer(const CellArguments& arguments, Sums sums, Number number, uint32_t start, uint32_t first_row,
+                                    uint32_t unit, const float* bias, uint32_t bias_step) {
     using Element = typename Storage::Element;
-    constexpr int kGates = gates_of(kCell, kStates);
+    constexpr int kGates = gates_of(kCell, kStates), kParts = Q::kParts, kQuads = Q::kQuads, kAll = kParts * kQuads;
+    constexpr int kFirst = Q::kFirst, kMost = Q::kMost;
+    constexpr Added kAdded = Q::kAdded;
+    static_assert(kParts == 1 || kAdded != Added::Not);
     const uint32_t units = arguments.units;
-    float b[kGates][4];
-#pragma unroll
-    for (int gate = 0; gate < kGates; ++gate) {
-        Ffma::load4(b[gate], arguments.bias + gate * units + unit, 0);
-    }
-    if constexpr (kAdded) {
-        sums.add(b);
-    }
-    float c_in[kQuads][kStates + 1][4];
+    // Quads of a row lie beside each other.
+    float c_in[kAll][kStates + 1][4];
     const auto load_c = [&](int quad) {
         if constexpr (kCell == Cell::Lstm) {
+            const uint32_t row = first_row + quad / kParts * Q::kStep, local = start + row, part = quad % kParts * kBlockUnits;
 #pragma unroll
             for (int n = 0; n < kStates; ++n) {
-                const uint32_t row = first_row + quad * kStep, local = start + row;
-                const uint32_t stage_row = kKeep && arguments.c_in_local ? local : number(2, row);
-                const uint32_t from = kStates == 2 ? number(n, row) : stage_row;
+                uint32_t from = local;
+                if (kStates == 2 || !kKeep || !arguments.c_in_local) {
+                    from = number(kStates == 2 ? n : 2, row);
+                }
                 const float* c = arguments.c_in + size_t(from) * units + unit;
                 if (kStates == 1 && local >= arguments.rows) { // that is another row's, whose c is being written
                     c = arguments.bias + unit;
                 }
-                Ffma::load4(c_in[quad][n], c, 0);
+                Ffma::load4(c_in[quad][n], c + part, 0);
             }
         }
     };
@@ -88,16 +82,28 @@ __device__ inline void finish_layer(const CellArguments& arguments, Sums& sums, 
     for (int quad = 0; quad < kFirst; ++quad) {
         load_c(quad);
     }
+    float b[kGates][4];
 #pragma unroll
-    for (int quad = 0; quad < kQuads; ++quad) {
-        const uint32_t row = first_row + quad * kStep, local = start + row, out = number(2, row);
+    for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+        for (int gate = 0; gate < kGates; ++gate) {
+            Ffma::load4(b[gate], bias + (gate * bias_step + part * kBlockUnits), 0);
+        }
+        if constexpr (kAdded != Added::Not) {
+            sums(part).add(b, [](int gate) { return kAdded == Added::Halves && is_sigmoid(kCell, gate); });
+        }
+    }
+#pragma unroll
+    for (int quad = 0; quad < kAll; ++quad) {
+        const int part = quad % kParts;
+        const uint32_t row = first_row + quad / kParts * Q::kStep, local = start + row, out = number(2, row);
         float acc[kGates][4], h[4], c[4];
-        sums.read(acc, quad);
+        sums(part).read(acc, quad / kParts);
         apply_gates_of_four<kCell, kStates, Storage::kCoarse, kAdded>(h, c, acc, b, c_in[quad]);
         // After a store the compiler may hoist no load.
         constexpr auto loaded = [](int done) { return kFirst + 2 * done < done + kMost ? kFirst + 2 * done : done + kMost; };
 #pragma unroll
-        for (int next = loaded(quad); next < loaded(quad + 1) && next < kQuads; ++next) {
+        for (int next = loaded(quad); next < loaded(quad + 1) && next < kAll; ++next) {
             load_c(next);
         }
         if (local >= arguments.rows) {
@@ -105,13 +111,14 @@ __device__ inline void finish_layer(const CellArguments& arguments, Sums& sums, 
         }
         if constexpr (kCell == Cell::Lstm) {
             const uint32_t to = kKeep && arguments.c_out_local ? local : out;
-            Ffma::store4(arguments.c_out + size_t(to) * units + unit, 0, c);
+            Ffma::store4(arguments.c_out + size_t(to) * units + unit + part * kBlockUnits, 0, c);
         }
         if constexpr (kKeep) {
-            keep_z<Storage, kAdded>(arguments, local, unit, acc, b);
+            keep_z<Storage, kAdded>(arguments, local, unit + part * kBlockUnits, acc, b);
         }
         const uint32_t to = arguments.h_local ? local : out;
-        Storage::store4(static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit, units, h);
+        Element* h_out = static_cast<Element*>(arguments.h_out) + size_t(to) * (Storage::kPlanes * units) + unit;
+        Storage::store4(h_out + part * kBlockUnits, units, h);
     }
 }
 
@@ -142,7 +149,8 @@ __device__ inline void cell_forward(const CellArguments& arguments) {
 
     const uint32_t unit = blockIdx.x * Tile<kTile>::kUnits + Z::unit();
     if (unit < units) {
-        finish_layer<Storage, kCell, kStates, kKeep, Z::kQuads, Z::kQuadRows, (Z::kQuads < 2 ? Z::kQuads : 2), 4, false>(
-            arguments, z.sums, [&](int n, uint32_t row) { return numbers[n * kTile + row]; }, start, Z::row(0), unit);
+        finish_layer<Storage, kCell, kStates, kKeep, Quads<Z::kQuads, Z::kQuadRows>>(
+            arguments, [&](int) -> auto& { return z.sums; }, [&](int n, uint32_t row) { return numbers[n * kTile + row]; }, start, Z::row(0), unit,
+            arguments.bias + unit, units);
     }
 }

@@ -3,7 +3,7 @@
 // A block keeps the weights of two packed blocks of units in shared memory. Its teams of warps take tiles of 64 rows, each team
 // for itself: while one is at its gates another multiplies, as `Team` says: by mma.sync, or by wgmma. The grid is [two packed
 // blocks][blocks that share the rows]. Memory a tile: its inputs (64 * K elements) and c, from L2; a block's weights once, during
-// its first tile. An input is in whole stages, two at least.
+// its first tile, and its bias where there is room for it. An input is in whole stages, two at least.
 #pragma once
 #include "cell.cuh"
 #include "common/kernel.cuh"
@@ -66,10 +66,11 @@ struct TeamRow {
     __device__ uint32_t number(const CellArguments& arguments, int n) const {
         return kStates == 1 && n == 0 ? slots[0] : slots[n] * arguments.width + lane;
     }
-    // `numbers`: [3][kTeamTile] in shared memory.
+    // The first of them to `numbers`: [kNumbers][kTeamTile] in shared memory.
+    template <int kNumbers>
     __device__ void store(const CellArguments& arguments, uint32_t* numbers) const {
 #pragma unroll
-        for (int n = 0; n < 3; ++n) {
+        for (int n = 0; n < kNumbers; ++n) {
             if ((n != 1 || kStates == 2) && threadIdx.x % 32 < Rows::kOfWarp) {
                 numbers[n * kTeamTile + row()] = number(arguments, n);
             }
@@ -77,14 +78,28 @@ struct TeamRow {
     }
 };
 
+// Units of a block, and what its shared memory begins with: numbers of rows and, where these leave room, the bias.
+constexpr int kUnits = 2 * kBlockUnits, kFirstBytes = kTeams * 3 * kTeamTile * sizeof(uint32_t);
+static_assert(kFirstBytes % 1024 == 0); // the rings come next
+
+// Starts to copy the bias of the block's units: to [gates][kUnits] in shared memory.
+template <int kGates>
+__device__ inline void copy_bias(float* bias, const CellArguments& arguments) {
+    constexpr int kChunks = kUnits * sizeof(float) / kChunk; // of a gate
+    const uint32_t gate = threadIdx.x / kChunks, unit = threadIdx.x % kChunks * (kChunk / sizeof(float));
+    if (gate < kGates) {
+        copy_chunk(shared_address(bias + gate * kUnits + unit), arguments.bias + gate * arguments.units + blockIdx.x * kUnits + unit);
+    }
+}
+
 template <class Team, int kStates>
 struct Stationary {
-    static constexpr int kInputs = kStates == 2 ? 2 : 1, kThreads = Team::kThreads, kNumbers = 3 * kTeamTile;
+    static constexpr int kInputs = kStates == 2 ? 2 : 1, kThreads = Team::kThreads, kNumbers = Team::kOwnRows ? 2 : 3;
 
     const CellArguments& arguments;
     uint32_t* numbers;    // of the tile's rows
     uint32_t weights;     // in shared memory
-    uint32_t here, other; // the team's ring: the stage that is multiplied, and the next
+    uint32_t here, both;  // the team's ring: the place of the stage that is multiplied, and the sum of both places
     uint32_t start;       // of the tile
     TeamRow<kStates, kThreads> next; // of the next tile
 
@@ -117,7 +132,7 @@ struct Stationary {
             point(0, 0);
             inputs.copy(true, here);
             end_group(); // those weights too
-            inputs.copy(true, other);
+            inputs.copy(true, both - here);
             end_group();
             wait_groups<1>();
             meet();
@@ -128,28 +143,32 @@ struct Stationary {
             next.fetch(arguments, start + step());
         }
         team.begin(here, weights, stages * kTeamStageK);
+        // What is copied is kTeamStages further: what is left of the first input, the second, and the next tile's first stages.
+        const uint32_t second = stages_of_input + kTeamStages;
 #pragma unroll 1
-        for (uint32_t left = stages; left > 0; --left) {
-            // What is copied next is kTeamStages further.
-            if (left == kTeamStages && !last) {
+        for (uint32_t left = stages; left > 0;) {
+            const uint32_t until = kInputs == 2 && left > second ? second : left > kTeamStages ? kTeamStages : 0;
+            const bool there = until > 0 || !last;
+            if (kInputs == 2 && until == kTeamStages) {
+                point(1, 0);
+            }
+            if (until == 0 && there) {
                 const uint32_t number = next.number(arguments, 0);
                 inputs.point(arguments.input, segment, 0, [&](uint32_t row) { return __shfl_sync(0xffffffffu, number, row); });
             }
-            if (kInputs == 2 && left == stages_of_input + kTeamStages) {
-                point(1, 0);
+#pragma unroll 1
+            for (; left > until; --left) {
+                team.multiply(here, both - here, left > 1, [&] {
+                    wait_groups<0>();
+                    meet();
+                    inputs.copy(there, here); // nobody reads it any more
+                    if (kFirst) {
+                        weight_copier.copy(until > 0);
+                    }
+                    end_group();
+                });
+                here = both - here;
             }
-            team.multiply(here, other, left > 1, [&] {
-                wait_groups<0>();
-                meet();
-                inputs.copy(left > kTeamStages || !last, here); // nobody reads it any more
-                if (kFirst) {
-                    weight_copier.copy(left > kTeamStages);
-                }
-                end_group();
-            });
-            const uint32_t done = here;
-            here = other;
-            other = done;
         }
     }
 };
@@ -159,16 +178,22 @@ __device__ inline void cell_stationary(const CellArguments& arguments) {
     static_assert(Team::kGates == gates_of(kCell, kStates));
     using S = Stationary<Team, kStates>;
     extern __shared__ __align__(1024) char memory[];
-    const uint32_t team = threadIdx.x / Team::kThreads;
-    uint32_t* numbers = reinterpret_cast<uint32_t*>(memory) + team * S::kNumbers;
-    const uint32_t rings = shared_address(memory) + kTeams * S::kNumbers * sizeof(uint32_t);
+    const uint32_t team = Team::index();
+    uint32_t* numbers = reinterpret_cast<uint32_t*>(memory) + team * (S::kNumbers * kTeamTile);
+    float* own_bias = reinterpret_cast<float*>(memory) + kTeams * S::kNumbers * kTeamTile;
+    const uint32_t rings = shared_address(memory) + kFirstBytes;
     const uint32_t ring = rings + team * (kTeamStages * kTeamStageBytes);
     const uint32_t weights = rings + kTeams * kTeamStages * kTeamStageBytes;
-    S product = {arguments, numbers, weights, ring, ring + kTeamStageBytes, (blockIdx.y * kTeams + team) * kTeamTile};
+    S product = {arguments, numbers, weights, ring, 2 * ring + kTeamStageBytes, (blockIdx.y * kTeams + team) * kTeamTile};
     product.next.fetch(arguments, product.start);
+    if (Team::kOwnRows) {
+        static_assert(!Team::kOwnRows || (S::kNumbers * kTeams * kTeamTile + Team::kGates * kUnits) * sizeof(float) <= kFirstBytes);
+        copy_bias<Team::kGates>(own_bias, arguments);
+    }
     bool first = true;
     do {
-        product.next.store(arguments, numbers);
+        product.next.template store<S::kNumbers>(arguments, numbers);
+        const uint32_t out = product.next.number(arguments, 2);
         team_barrier<Team::kThreads>();
         Team sums;
         if (first) { // without rows, too: its threads copy weights
@@ -179,13 +204,15 @@ __device__ inline void cell_stationary(const CellArguments& arguments) {
         first = false;
         uint32_t thread = threadIdx.x;
         asm volatile("" : "+r"(thread)); // or what follows from it takes registers of the product
-#pragma unroll
-        for (int part = 0; part < Team::kParts; ++part) {
-            finish_layer<typename Team::Storage, kCell, kStates, kKeep, Team::kQuads, 8, kKeep ? 1 : Team::kFirst,
-                         kKeep ? (Team::kMost > 3 ? 3 : Team::kMost) : Team::kMost, Team::kAdded>(
-                arguments, sums.part(part), [&](int n, uint32_t row) { return numbers[n * kTeamTile + row]; }, product.start,
-                Team::row(thread), (blockIdx.x * 2 + Team::block(thread, part)) * kBlockUnits + thread % 4 * 4);
-        }
+        const uint32_t unit = Team::block(thread) * kBlockUnits + thread % 4 * 4, of_all = blockIdx.x * kUnits + unit;
+        finish_layer<typename Team::Storage, kCell, kStates, kKeep, typename Team::template Quads<kKeep>>(
+            arguments, [&](int part) -> auto& { return sums.part(part); },
+            [&](int n, uint32_t row) {
+                return n < S::kNumbers ? numbers[n * kTeamTile + row]
+                                       : __shfl_sync(0xffffffffu, out, row % TeamRows<Team::kThreads>::kOfWarp);
+            },
+            product.start, Team::row(thread), of_all, Team::kOwnRows ? own_bias + unit : arguments.bias + of_all,
+            Team::kOwnRows ? kUnits : arguments.units);
         team_barrier<Team::kThreads>(); // nobody reads these row numbers any more
         product.start += product.step();
     } while (product.start < arguments.rows);

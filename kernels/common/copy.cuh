@@ -24,15 +24,15 @@ __device__ inline void copy_chunk_if(bool there, uint32_t to, const void* from) 
                  : "memory");
 }
 
-// Two chunks, the second from `kFurther` bytes further.
-template <int kFurther>
+// Two chunks, the second from `kFurther` bytes further; both go to `kOn` bytes beyond those places.
+template <int kOn, int kFurther>
 __device__ inline void copy_chunks_if(bool there, uint32_t to, uint32_t second, const void* from) {
     asm volatile("{\n\t"
                  ".reg .pred there;\n\t"
                  "setp.ne.u32 there, %3, 0;\n\t"
-                 "@there cp.async.cg.shared.global [%0], [%2], 16;\n\t"
-                 "@there cp.async.cg.shared.global [%1], [%2 + %4], 16;\n\t"
-                 "}" ::"r"(to), "r"(second), "l"(from), "r"(static_cast<uint32_t>(there)), "n"(kFurther)
+                 "@there cp.async.cg.shared.global [%0 + %4], [%2], 16;\n\t"
+                 "@there cp.async.cg.shared.global [%1 + %4], [%2 + %5], 16;\n\t"
+                 "}" ::"r"(to), "r"(second), "l"(from), "r"(static_cast<uint32_t>(there)), "n"(kOn), "n"(kFurther)
                  : "memory");
 }
 

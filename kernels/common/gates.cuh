@@ -10,6 +10,12 @@ enum class Cell { Lstm, Rnn };
 // Gates of a cell with `states` inputs.
 __host__ __device__ constexpr int gates_of(Cell cell, int states) { return cell == Cell::Lstm ? 3 + states : 1; }
 
+// Whether a gate is sigma of its z, else its tanh or, of an RNN, its relu.
+__host__ __device__ constexpr bool is_sigmoid(Cell cell, int gate) { return cell == Cell::Lstm && gate != 1; }
+
+// What `acc` holds: sums of products, z = acc + b, or z / 2 of the gates that are sigmas and z of the others.
+enum class Added { Not, Whole, Halves };
+
 template <bool kCoarse>
 __device__ inline float tanh_of(float x) {
     if constexpr (kCoarse) {
@@ -21,18 +27,19 @@ __device__ inline float tanh_of(float x) {
     }
 }
 
-// sigma(x) = 1/2 + 1/2 tanh(x/2), one special function; (acc + b) / 2 is one rounding, as acc + b would be. `kAdded`: b is in
-// acc already.
-template <bool kCoarse, bool kAdded = false>
+// sigma(x) = 1/2 + 1/2 tanh(x/2), one special function; (acc + b) / 2 is one rounding, as acc + b would be.
+template <bool kCoarse, Added kAdded = Added::Not>
 __device__ inline float sigmoid_of(float acc, float b) {
-    const float half = kAdded ? __fmul_rn(0.5f, acc) : __fmaf_rn(0.5f, acc, __fmul_rn(0.5f, b));
+    const float half = kAdded == Added::Halves  ? acc
+                       : kAdded == Added::Whole ? __fmul_rn(0.5f, acc)
+                                                : __fmaf_rn(0.5f, acc, __fmul_rn(0.5f, b));
     return __fmaf_rn(0.5f, tanh_of<kCoarse>(half), 0.5f);
 }
 
 // One unit. `acc` and `b` hold a gate each, `c_in` the c of the states; returns h.
-template <Cell kCell, int kStates, bool kCoarse, bool kAdded = false>
+template <Cell kCell, int kStates, bool kCoarse, Added kAdded = Added::Not>
 __device__ inline float apply_gates(const float* acc, const float* b, const float* c_in, float& c) {
-    const auto sum = [&](int gate) { return kAdded ? acc[gate] : __fadd_rn(acc[gate], b[gate]); };
+    const auto sum = [&](int gate) { return kAdded != Added::Not ? acc[gate] : __fadd_rn(acc[gate], b[gate]); };
     const auto sigmoid = [&](int gate) { return sigmoid_of<kCoarse, kAdded>(acc[gate], b[gate]); };
     if constexpr (kCell == Cell::Lstm) {
         const float i = sigmoid(0), g = tanh_of<kCoarse>(sum(1)), o = sigmoid(2);
@@ -50,7 +57,7 @@ __device__ inline float apply_gates(const float* acc, const float* b, const floa
 }
 
 // Four units of a row; `c_in` has a place more than there are states, so that a leaf's is an array too.
-template <Cell kCell, int kStates, bool kCoarse, bool kAdded = false>
+template <Cell kCell, int kStates, bool kCoarse, Added kAdded = Added::Not>
 __device__ inline void apply_gates_of_four(float (&h)[4], float (&c)[4], const float (&acc)[gates_of(kCell, kStates)][4],
                                            const float (&b)[gates_of(kCell, kStates)][4], const float (&c_in)[kStates + 1][4]) {
     constexpr int kGates = gates_of(kCell, kStates);

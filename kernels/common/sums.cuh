@@ -110,16 +110,18 @@ struct Sums<Storage, kGates, kRows, true> {
             }
         }
     }
-    // b of a thread's units to all its rows.
-    __device__ void add(const float (&b)[kGates][4]) {
+    // b of a thread's units to all its rows. `halved(gate)`: the sum's half is kept.
+    template <class Halved>
+    __device__ void add(const float (&b)[kGates][4], Halved halved) {
 #pragma unroll
         for (int gate = 0; gate < kGates; ++gate) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
+                const float half = __fmul_rn(0.5f, b[gate][e]);
 #pragma unroll
                 for (int quad = 0; quad < 2 * kRowTiles; ++quad) {
                     float& sum = z[quad / 2][e / 2 * kGates + gate][quad % 2 * 2 + e % 2];
-                    sum = __fadd_rn(sum, b[gate][e]);
+                    sum = halved(gate) ? __fmaf_rn(0.5f, sum, half) : __fadd_rn(sum, b[gate][e]);
                 }
             }
         }

@@ -61,12 +61,19 @@ struct TeamCopier {
     }
     // Starts the copy of the next stage, if there is one.
     __device__ void copy(bool there, uint32_t stage) {
-#pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-            constexpr int kHalf = kTeamRowBytes / 2;
-            const uint32_t at = stage + i * (8 * kTeamRowBytes);
-            copy_chunks_if<kHalf>(there, at + to, at + (to ^ kHalf), rows[i]);
-            rows[i] += kTeamRowBytes;
+        copy_rows<0>(there, stage + to, stage + (to ^ kHalf));
+    }
+
+private:
+    static constexpr int kHalf = kTeamRowBytes / 2;
+
+    // The rows from the i-th on.
+    template <int i>
+    __device__ void copy_rows(bool there, uint32_t at, uint32_t half) {
+        copy_chunks_if<i * 8 * kTeamRowBytes, kHalf>(there, at, half, rows[i]);
+        rows[i] += kTeamRowBytes;
+        if constexpr (i + 1 < kRows) {
+            copy_rows<i + 1>(there, at, half);
         }
     }
 };

@@ -1,16 +1,20 @@
 // Products of a team of two warps, a packed block of units each, by `mma.sync`.
 #pragma once
 #include "product.cuh"
+#include "quads.cuh"
 #include "team.cuh"
 
 template <class StorageOf, int kGatesOf>
 struct PairMma {
     using Storage = StorageOf;
     static constexpr int kGates = kGatesOf, kThreads = 64;
-    static constexpr int kParts = 1, kQuads = kTeamTile / 8; // of a thread's sums: rows 8 apart
-    // How many quads' c are loaded ahead, see finish_layer.
-    static constexpr bool kAdded = false;
-    static constexpr int kFirst = 2, kMost = 5;
+    static constexpr bool kOwnRows = false; // a warp has all of the tile's rows
+
+    // Rows 8 apart. See quads.cuh.
+    template <bool kKeep>
+    struct Quads : ::Quads<kTeamTile / 8, 8> {
+        static constexpr int kFirst = kKeep ? 1 : 2, kMost = kKeep ? 3 : 5;
+    };
 
     // In shared memory, [two packed blocks][k][kStride]: without padding where swizzled halves of 32 bytes do.
     struct Weights {
@@ -38,6 +42,8 @@ struct PairMma {
     __device__ PairMma()
         : ahead(team_chunk_at(threadIdx.x % 16, threadIdx.x % 32 / 16), Weights::at(threadIdx.x % 16, threadIdx.x % 32 / 16)) {}
 
+    // Of the block's teams.
+    __device__ static uint32_t index() { return threadIdx.x / kThreads; }
     // Copies of this thread that have come are read by ldmatrix as they are.
     __device__ static void publish() {}
 
@@ -58,5 +64,5 @@ struct PairMma {
     __device__ auto& part(int) { return sums; }
     // Of a thread's sums: the first row of the tile, and the packed block of the two.
     __device__ static uint32_t row(uint32_t thread) { return thread % 32 / 4; }
-    __device__ static uint32_t block(uint32_t thread, int) { return thread / 32 % 2; }
+    __device__ static uint32_t block(uint32_t thread) { return thread / 32 % 2; }
 };

@@ -3,6 +3,7 @@
 // at a time in order: no manual says so, and no card has been asked. PTX manual, section "Asynchronous warpgroup level matrix
 // instructions".
 #pragma once
+#include "quads.cuh"
 #include "storage.cuh"
 #include "sums.cuh"
 #include "team.cuh"
@@ -20,22 +21,21 @@ __device__ constexpr uint64_t wgmma_matrix(uint32_t start, uint32_t leading, uin
 }
 
 // z += a * b over a stage: [64 rows, 16 k], K-major, times [16 k, columns], whose columns lie beside each other, and then the k that
-// follow. a, b and step: the operands' numbers. z holds numbers before: of what is undefined older compilers make a product wait for
+// follow. a, b, step: the operands' numbers. z holds numbers before: of what is undefined older compilers make a product wait for
 // the one before it.
-#define WGMMA_16(columns, type, registers) \
-    "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" registers "}, a, b, add, 1, 1, 0, 1;\n\t"
-#define WGMMA_NEXT_16(columns, type, registers, step)                                                                     \
-    "add.s64 a, a, 2;\n\t"                                                                                                \
-    "add.s64 b, b, " step ";\n\t" WGMMA_16(columns, type, registers)
+#define WGMMA_16(columns, type, registers, a, b) \
+    "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {" registers "}, " a ", " b ", add, 1, 1, 0, 1;\n\t"
+#define WGMMA_NEXT_16(columns, type, registers, a, b, step)                                                               \
+    "add.s64 in, " a ", 2;\n\t"                                                                                         \
+    "add.s64 of, " b ", " step ";\n\t" WGMMA_16(columns, type, registers, "in", "of")
 #define WGMMA(columns, type, registers, a, b, step, ...)                                                                  \
-    asm volatile("{\n\t"                                                                                                  \
-                 ".reg .pred add;\n\t"                                                                                    \
-                 ".reg .b64 a, b;\n\t"                                                                                    \
-                 "mov.b64 a, " a ";\n\t"                                                                                  \
-                 "mov.b64 b, " b ";\n\t"                                                                                  \
-                 "setp.eq.u32 add, 0, 0;\n\t" WGMMA_16(columns, type, registers)                                          \
-                 WGMMA_NEXT_16(columns, type, registers, step) WGMMA_NEXT_16(columns, type, registers, step)              \
-                 WGMMA_NEXT_16(columns, type, registers, step) "}"                                                        \
+    asm volatile("{\n\t"                                                                                                \
+                 ".reg .pred add;\n\t"                                                                                  \
+                 ".reg .b64 in, of;\n\t"                                                                                \
+                 "setp.eq.u32 add, 0, 0;\n\t" WGMMA_16(columns, type, registers, a, b)                                  \
+                 WGMMA_NEXT_16(columns, type, registers, a, b, step)                                                      \
+                 WGMMA_NEXT_16(columns, type, registers, "in", "of", step)                                                \
+                 WGMMA_NEXT_16(columns, type, registers, "in", "of", step) "}"                                            \
                  : __VA_ARGS__                                                                                            \
                  : "l"(inputs), "l"(weights), "n"(kStep))
 #define REGISTERS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
@@ -86,9 +86,15 @@ template <class StorageOf, int kGatesOf>
 struct Wgmma {
     using Storage = StorageOf;
     static constexpr int kGates = kGatesOf, kThreads = 128;
-    static constexpr int kParts = 2, kQuads = 2; // of a thread's sums: a packed block each, rows 8 apart
-    static constexpr bool kAdded = true;
-    static constexpr int kFirst = 2, kMost = 2;
+    static constexpr bool kOwnRows = true; // a warp's rows are those that it copies
+
+    // Both packed blocks, rows 8 apart. See quads.cuh.
+    template <bool kKeep>
+    struct Quads {
+        static constexpr int kParts = 2, kQuads = 2, kStep = 8;
+        static constexpr int kFirst = kKeep ? 1 : 4, kMost = kFirst;
+        static constexpr Added kAdded = kKeep ? Added::Whole : Added::Halves;
+    };
 
     // In shared memory, [k / 8][chunk of both blocks][k % 8]: blocks of 8 k by 8 columns, 128 bytes each.
     struct Weights {
@@ -109,9 +115,12 @@ struct Wgmma {
         }
     };
 
-    Sums<Storage, kGates, 16> sums[kParts];
+    Sums<Storage, kGates, 16> sums[2]; // of a packed block each
     uint64_t piece; // the stage's weights
 
+    // Of the block's teams. The compiler is told that it is a warp's, and keeps what follows from it, descriptors too, in uniform
+    // registers.
+    __device__ static uint32_t index() { return __shfl_sync(0xffffffffu, threadIdx.x / kThreads, 0); }
     __device__ static void publish() { publish_to_wgmma(); }
 
     __device__ void begin(uint32_t, uint32_t weights, uint32_t) {
@@ -132,5 +141,5 @@ struct Wgmma {
 
     __device__ auto& part(int part) { return sums[part]; }
     __device__ static uint32_t row(uint32_t thread) { return thread / 32 % 4 * 16 + thread % 32 / 4; }
-    __device__ static uint32_t block(uint32_t, int part) { return part; }
+    __device__ static uint32_t block(uint32_t) { return 0; }
 };

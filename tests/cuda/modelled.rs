@@ -20,7 +20,7 @@ const LAUNCH: usize = 16384;
 /// stay, by `mma.sync` and by `wgmma`. KERNELS wants 70 % of the ceiling of `mma.sync`. An H200 reached 40 % of it in tiles at commit
 /// 7181fcb: two blocks on an SM hide too little of each other's latencies, and weights that come with every tile are more than L2
 /// gives. Where they stay, what is left is that pairs of warps go in step; `wgmma` leaves them little else to do:
-/// its rate here is the data sheet's and its wait a guess, and the share hangs on both (benches/modelled.rs).
+/// its rate here is the data sheet's and its wait a guess, and the share hangs on both, and on L2 (benches/modelled.rs).
 #[test]
 fn a_wide_merge_keeps_its_share_of_the_ceiling() {
     let mut random = random(630);
@@ -65,7 +65,7 @@ fn a_wide_merge_keeps_its_share_of_the_ceiling() {
     let blocks = (H200.sms as usize / (H / 32) * (H / 32)) as u32;
     let tiles_each = LAUNCH / ROWS / (blocks as usize / (H / 32));
     for (cuda, name, least) in
-        [(stationary.clone().without_wgmma(), "merge_lstm_256", 0.52), (stationary, "merge_lstm_wgmma", 0.69)]
+        [(stationary.clone().without_wgmma(), "merge_lstm_256", 0.54), (stationary, "merge_lstm_wgmma", 0.73)]
     {
         let [one, two] = [1, 2].map(|tiles| merge(&cuda, tiles * sharing * ROWS));
         assert_eq!([&one.kernel, &two.kernel], [name; 2]);
