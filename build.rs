@@ -41,6 +41,7 @@ const WGMMA_UNITS: &[Unit] = &[
 
 /// Kernels of a benchmark, no part of the library; with the feature `gpu-benches`.
 const CONSTANTS: Unit = ("constants", "benches/constants.cu", &[]);
+const CONSTANTS_OF_WGMMA: Unit = ("constants_wgmma", "benches/constants_wgmma.cu", &[]);
 
 /// The chips that PTX is made for, each for itself and those up to the next: the oldest that the kernels are written for,
 /// then those that have more.
@@ -103,10 +104,12 @@ fn build() -> Result<(), String> {
     println!("cargo::rustc-env=PR_LSTM_KERNELS={}", out.display());
     println!("cargo::rustc-env=PR_LSTM_CUDA_TOOLS={}", tools.display());
 
-    let mut units = UNITS.to_vec();
+    let (mut units, mut wgmma_units) = (UNITS.to_vec(), WGMMA_UNITS.to_vec());
     if env::var_os("CARGO_FEATURE_GPU_BENCHES").is_some() {
-        println!("cargo::rerun-if-changed={}", CONSTANTS.1);
-        units.push(CONSTANTS);
+        for (of, unit) in [(&mut units, CONSTANTS), (&mut wgmma_units, CONSTANTS_OF_WGMMA)] {
+            println!("cargo::rerun-if-changed={}", unit.1);
+            of.push(unit);
+        }
     }
     // Of a base's architectures the first decides the version line, the others take what it left.
     let of_bases: Vec<(Chip, Vec<Chip>)> = BASES
@@ -116,7 +119,7 @@ fn build() -> Result<(), String> {
         })
         .collect();
     let of_wgmma = [(WGMMA, vec![WGMMA])];
-    let compiled: Vec<_> = [(&units[..], &of_bases[..]), (WGMMA_UNITS, &of_wgmma)]
+    let compiled: Vec<_> = [(&units[..], &of_bases[..]), (&wgmma_units[..], &of_wgmma[..])]
         .into_iter()
         .flat_map(|(units, bases)| {
             units.iter().flat_map(move |unit| bases.iter().map(move |base| (unit, base)))

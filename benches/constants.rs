@@ -1,5 +1,6 @@
-//! The four constants of the model of a GPU's time (rate of the tensor cores, rate of L2, a grid's barrier, the gap
-//! between launches), measured with kernels of their own. Knows nothing of the library.
+//! The constants of the model of a GPU's time that can be measured for themselves (rate of the tensor cores, rate of L2, a grid's
+//! barrier, the gap between launches; on sm_90 the rate of `wgmma` and what a wait for it costs), with kernels of their own.
+//! Knows nothing of the library.
 //!
 //! `cargo bench --features gpu-benches --bench constants`, or by the script of `scripts/gpu-bundle`. Prints a table in
 //! Markdown. On the virtual GPU it checks that the kernels did their work, and prints no figure.
@@ -13,25 +14,35 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, LaunchCo
 use cudarc::nvrtc::Ptx;
 
 const PTX: &str = include_str!(concat!(env!("PR_LSTM_KERNELS"), "/constants.compute_80.ptx"));
+const WGMMA_PTX: &str = include_str!(concat!(env!("PR_LSTM_KERNELS"), "/constants_wgmma.compute_90a.ptx"));
 const THREADS: u32 = 256;
 /// Sums a warp keeps side by side, as in the kernel.
 const CHAINS: u64 = 8;
 /// Of one `mma` of 16 by 8 by 16.
 const FLOP: u64 = 2 * 16 * 8 * 16;
+/// Of a round of the kernel `wgmma`, in products of 16 by 8 by 16: 64 rows, 160 columns, 64 k.
+const OF_A_ROUND: u64 = 4 * 20 * 4;
 
 /// How much is done: enough to last milliseconds on a card, or just to see that it works.
 struct Amounts {
     hmma_rounds: u32,
+    wgmma_rounds: u32,
     l2_bytes: u32,
     l2_rounds: u32,
     barriers: u32,
     launches: u32,
 }
 
-const ON_A_CARD: Amounts =
-    Amounts { hmma_rounds: 20_000, l2_bytes: 16 << 20, l2_rounds: 200, barriers: 2000, launches: 2000 };
+const ON_A_CARD: Amounts = Amounts {
+    hmma_rounds: 20_000,
+    wgmma_rounds: 10_000,
+    l2_bytes: 16 << 20,
+    l2_rounds: 200,
+    barriers: 2000,
+    launches: 2000,
+};
 const VIRTUAL: Amounts =
-    Amounts { hmma_rounds: 3, l2_bytes: 1 << 20, l2_rounds: 2, barriers: 3, launches: 20 };
+    Amounts { hmma_rounds: 3, wgmma_rounds: 2, l2_bytes: 1 << 20, l2_rounds: 2, barriers: 3, launches: 20 };
 
 struct Bench {
     stream: Arc<CudaStream>,
@@ -80,6 +91,32 @@ impl Bench {
         let products = warps * CHAINS * u64::from(self.amounts.hmma_rounds);
         let clocks = slowest(&self.stream.clone_dtoh(&clocks)?);
         Ok([(products * FLOP) as f64 / seconds, clocks / (products / u64::from(self.sms)) as f64])
+    }
+
+    /// Of `wgmma`: clocks of an SM for a product of 16 by 8 by 16 where four warpgroups share it, and those of a wait, its fences
+    /// included, where one has it for itself.
+    fn wgmma(&self) -> Result<[f64; 2], Box<dyn Error>> {
+        let kernel = self.stream.context().load_module(Ptx::from_src(WGMMA_PTX))?.load_function("wgmma")?;
+        let rounds = self.amounts.wgmma_rounds;
+        let clocks_of_a_round = |on_an_sm: u32| -> Result<f64, Box<dyn Error>> {
+            let shape = LaunchConfig { block_dim: (128, 1, 1), ..shape(on_an_sm * self.sms) };
+            let blocks = shape.grid_dim.0 as usize;
+            let mut sums = self.stream.clone_htod(&vec![f32::NAN; blocks * 128])?;
+            let mut clocks = self.stream.alloc_zeros::<u64>(blocks)?;
+            self.seconds(|| {
+                let mut launch = self.stream.launch_builder(&kernel);
+                launch.arg(&mut sums).arg(&mut clocks).arg(&rounds);
+                // SAFETY: a sum a thread and a count a block, as the kernel writes them.
+                unsafe { launch.launch(shape) }?;
+                Ok(())
+            })?;
+            if self.stream.clone_dtoh(&sums)?.iter().any(|sum| !(sum.is_finite() && *sum != 0.0)) {
+                return Err("the products of wgmma did not arrive".into());
+            }
+            Ok(slowest(&self.stream.clone_dtoh(&clocks)?) / f64::from(rounds))
+        };
+        let product = clocks_of_a_round(4)? / (4 * OF_A_ROUND) as f64;
+        Ok([product, clocks_of_a_round(1)? - OF_A_ROUND as f64 * product])
     }
 
     /// Bytes a second, and bytes a clock of an SM.
@@ -176,6 +213,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         amounts: if is_virtual { VIRTUAL } else { ON_A_CARD },
     };
     let ([flops, hmma_clocks], [bytes, l2_bytes]) = (bench.hmma()?, bench.l2()?);
+    let of = |attribute| context.attribute(attribute);
+    let capability = (
+        of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    );
+    let wgmma = if capability == (9, 0) { Some(bench.wgmma()?) } else { None };
     let (barrier, [stream_gap, graph_gap]) = (bench.barrier()?, bench.gap()?);
 
     println!("| constant ({name}, {sms} SMs) | measured | H200, 2026-11-26 |\n|---|---|---|");
@@ -185,6 +228,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     row("HMMA.16816, clocks of an SM", format!("{hmma_clocks:.3}"), "1.549");
     row("HMMA, TFLOP/s", format!("{:.0}", flops / 1e12), "622");
+    if let Some([product, wait]) = wgmma {
+        row("wgmma, clocks of an SM for 16 by 8 by 16", format!("{product:.3}"), "not measured");
+        row("wait for wgmma and its fences, clocks", format!("{wait:.0}"), "not measured");
+    }
     row("L2, bytes a clock of an SM", format!("{l2_bytes:.1}"), "31.6");
     row("L2, GB/s", format!("{:.0}", bytes / 1e9), "7953");
     row("barrier of a cooperative grid, µs", format!("{:.2}", barrier * 1e6), "0.94");

@@ -42,7 +42,7 @@ pub struct Card {
     pub barrier: f64,
     /// Clocks of a wait for asynchronous copies that have come, and until shared memory has answered what follows it.
     pub stage: f64,
-    /// Clocks of a wait for products of a `wgmma`.
+    /// Clocks of a wait for products of a `wgmma`, with the fences about it.
     pub wgmma_wait: f64,
     /// Seconds from a launch to the next, in a graph.
     pub gap: f64,
@@ -84,7 +84,7 @@ pub const MMA_FLOP: f64 = 2.0 * 16.0 * 8.0 * 16.0;
 /// The last has blocks of eight warps; its figure is from before they were charged for each other, some 7 % more since.
 ///
 /// Not measured: `wgmma`, the data sheet's 4096 FLOP an SM and clock (989.4 TFLOP/s of 132 SMs at 1.83 GHz), and
-/// `wgmma_wait`, a guess.
+/// `wgmma_wait`, a guess. `benches/constants.rs` asks a card for both.
 pub const H200: Card = Card {
     name: "H200",
     sms: 132.0,
