@@ -1,9 +1,11 @@
 //! Weights that stay in a block while many rows go past, multiplied by `mma.sync` and by `wgmma`: the bits of the other tiles,
 //! forward and in training, over several tiles a team of warps, in any order of warps, and nothing wasted.
 
+use pr_lstm::backend::Backend as _;
 use pr_lstm::model::Cell;
 use pr_lstm::random::Random;
-use pr_lstm::{Config, Cuda, Outputs};
+use pr_lstm::{Config, Cuda, Dtype, Outputs};
+use virtual_gpu::Launched;
 
 use crate::common::device::{Device, Storage};
 use crate::common::{
@@ -86,8 +88,8 @@ fn it_has_the_bits_of_other_tiles() {
             }
             let passing = Runner::new(&tiles, config, flat);
             let mut shapes = vec![(vec![3; 90], Outputs::All), (lengths(&mut random, 40, 6), Outputs::Last)];
-            // Several tiles a team; two suffice where they cost most, and one storage.
-            if round % 2 == 0 && storage == Storage::Bf16 {
+            // Several tiles a team; two suffice where they cost most, and in the other storage.
+            if (storage == Storage::Bf16) == (round % 2 == 0) {
                 shapes.push((vec![2; rows_of_tiles(&tiles, config, 1 + round / 2)], Outputs::Last));
             }
             for (lengths, outputs) in shapes {
@@ -164,6 +166,20 @@ fn ten_orders_of_warps_give_the_same_bits() {
     }
 }
 
+/// One that is not to have `wgmma` has it in no other storage either.
+#[test]
+fn without_wgmma_it_stays() {
+    let mut random = random(1150);
+    let device = Device::take();
+    let (config, flat) = &models(&mut random, &device)[1];
+    let cuda = device.tiled(Storage::Bf16, 256).expect("the tile").without_wgmma();
+    let cuda = cuda.with_dtype(Dtype::F16).expect("kernels");
+    device.launches();
+    Runner::new(&cuda, config, flat)
+        .run(&schedule(&[2; 9], &Outputs::Last), &Batch::tokens(&mut random, &[2; 9], config.input));
+    assert_stationary(&device, config, Some(MMA));
+}
+
 /// It runs by itself where a step has rows enough, and not where the weights do not fit.
 #[test]
 fn wide_steps_take_it_where_it_fits() {
@@ -171,9 +187,12 @@ fn wide_steps_take_it_where_it_fits() {
     let device = Device::take();
     let cuda = device.backend(Storage::Bf16).with_whole_tree(false);
     let product = if cuda.device().chip == 90 { WGMMA } else { MMA };
-    for (hidden, cell, rows, stationary) in
-        [(512, Cell::Rnn, 2600, true), (512, Cell::Rnn, 100, false), (160, Cell::Rnn, 5200, false)]
-    {
+    for (hidden, cell, rows, stationary) in [
+        (512, Cell::Rnn, 2600, true),
+        (512, Cell::Rnn, 1200, product == WGMMA),
+        (512, Cell::Rnn, 100, false),
+        (160, Cell::Rnn, 5200, false),
+    ] {
         let config = Config::new(2, hidden, 1).cell(cell);
         let runner = Runner::new(&cuda, &config, &narrow(&parameters(&config, &mut random, 1.0)));
         let batch = Batch::tokens(&mut random, &vec![2; rows], 2);
@@ -192,7 +211,20 @@ fn wide_steps_take_it_where_it_fits() {
     }
 }
 
-/// KERNELS, section 2: no more products than needed, no bank twice, whole sectors, nothing spilled.
+/// Bytes that the lanes of a launch ask for, and those that they write: a block's weights once, with every tile of 64 rows its
+/// inputs and numbers, its c once. The bias is a block's by `wgmma`, else a thread's of a tile.
+fn bytes(launch: &Launched, config: &Config, rows: usize, inputs: usize, by_wgmma: bool) -> [usize; 2] {
+    let units = config.hidden.next_multiple_of(64);
+    let (gates, k, across, tiles) = (config.cell.gates(inputs), inputs * units, units / 32, rows / 64);
+    let c = if config.cell == Cell::Lstm { rows * units * 4 } else { 0 };
+    let of_gates = if by_wgmma { launch.blocks as usize * 32 * 4 } else { across * tiles * 64 * 16 };
+    // By `wgmma` two lanes ask for a row's.
+    let numbers = across * rows * 4 * if inputs == 2 { 3 } else { 1 } * if by_wgmma { 2 } else { 1 };
+    let weights = launch.blocks as usize * k * 32 * gates * 2;
+    [across * rows * k * 2 + weights + of_gates * gates + inputs * c + numbers, rows * units * 2 + c]
+}
+
+/// KERNELS, section 2: no more products and no more bytes than needed, no bank twice, whole sectors, nothing spilled.
 #[test]
 fn it_does_no_more_than_it_must() {
     let mut random = random(1140);
@@ -227,6 +259,8 @@ fn it_does_no_more_than_it_must() {
             // Of a row of an RNN's weights, 48 bytes with the padding, 32 are read, on two sectors where they begin on neither.
             let most_sectors = if config.cell == Cell::Rnn { 1.06 } else { 1.05 };
             assert!(wavefronts <= 1.05 && sectors <= most_sectors, "{name}: {launch:?}");
+            let bytes = bytes(launch, config, rows, inputs, by_wgmma).map(|n| n as f64);
+            assert_eq!(["bytes_read", "bytes_written"].map(|name| launch.counts[name]), bytes, "{name}");
             assert_eq!(launch.counts["local_bytes"], 0.0, "{name}");
         }
     }

@@ -39,22 +39,28 @@ fn count(calls: &BTreeMap<String, u64>, call: &str) -> u64 {
 fn recorded_steps_have_the_bits_of_eager_ones() {
     let seed = random(740).below(1000);
     let device = Device::take();
-    for (storage, task, cell) in [
-        (Storage::Bf16, Task::ParityCheck, Cell::Lstm),
-        (Storage::Split, Task::BinaryAddition, Cell::Rnn),
-        (Storage::Ffma, Task::ReverseString, Cell::Lstm),
+    for (storage, task, cell, hidden) in [
+        (Storage::Bf16, Task::ParityCheck, Cell::Lstm, 12),
+        (Storage::Split, Task::BinaryAddition, Cell::Rnn, 12),
+        (Storage::Ffma, Task::ReverseString, Cell::Lstm, 12),
         // Its longest batch is not that of the longest samples.
-        (Storage::Bf16, Task::ModularArithmetic, Cell::Rnn),
+        (Storage::Bf16, Task::ModularArithmetic, Cell::Rnn, 12),
+        // Weights that stay.
+        (Storage::Bf16, Task::ParityCheck, Cell::Rnn, 128),
     ] {
-        let settings = Settings { cell, ..settings(task, u64::from(seed)) };
+        let settings = Settings { cell, hidden, ..settings(task, u64::from(seed)) };
         // The others launch every step, as large models do.
         let backend = device.backend(storage).with_whole_tree(storage == Storage::Split);
+        let backend = if hidden == 128 { backend.with_tile(256).unwrap() } else { backend };
         let eager = backend.clone().without_graphs();
         device.calls();
         let expected = run(&mut Trainer::new(settings.clone(), eager).unwrap());
         assert_eq!(count(&device.calls(), "cuGraphLaunch"), 0);
+        device.launches();
         let (metrics, checkpoint) = run(&mut Trainer::new(settings, backend).unwrap());
         if device.is_virtual() {
+            let stayed = |kernel: &str| kernel.ends_with("_256") || kernel.ends_with("_wgmma");
+            assert_eq!(device.launches().iter().any(|launch| stayed(&launch.kernel)), hidden == 128);
             let calls = device.calls();
             // A length is recorded for each of the two places that its batches are copied from.
             let recordings: HashSet<(usize, u64)> =

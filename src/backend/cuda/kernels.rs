@@ -12,8 +12,8 @@ use super::storage::Storage;
 use crate::error::{Error, Result};
 use crate::model::Cell;
 
-/// From twice how many blocks of 32 rows a multiprocessor on a launch runs in tiles of 64, and of 128: where an H200 was
-/// faster so (benches/results).
+/// From what work on, see [`Tile::work`], a launch runs in tiles of 64 rows, and of 128: where an H200 was faster so
+/// (benches/results).
 const NARROW: usize = 8;
 const WIDE: usize = 24;
 
@@ -89,16 +89,30 @@ impl Tile {
         if self == Tile::Rows32 { 1 } else { 2 }
     }
 
-    /// The tile for so many rows by packed blocks on a chip: small ones until all multiprocessors have work, large ones,
-    /// which move fewer bytes, once they have enough of it, and at last those whose weights stay.
-    pub(super) fn choose(rows: usize, packed_blocks: usize, multiprocessors: u32, product: Product) -> Self {
-        let narrow = rows.div_ceil(Tile::Rows32.rows()) * packed_blocks;
-        match 2 * narrow / (multiprocessors as usize).max(1) {
+    /// Twice the blocks of 32 rows that each multiprocessor would have.
+    fn work(rows: usize, packed_blocks: usize, multiprocessors: u32) -> usize {
+        2 * rows.div_ceil(Tile::Rows32.rows()) * packed_blocks / (multiprocessors as usize).max(1)
+    }
+
+    /// The tile whose weights come with the rows, for so many rows by packed blocks on a chip: small ones until all
+    /// multiprocessors have work, large ones, which move fewer bytes, once they have enough of it.
+    pub(super) fn choose(rows: usize, packed_blocks: usize, multiprocessors: u32) -> Self {
+        match Self::work(rows, packed_blocks, multiprocessors) {
             0..NARROW => Tile::Rows32,
             NARROW..WIDE => Tile::Rows64,
-            _ if Self::rounds_pay(rows, packed_blocks, multiprocessors, product) => Tile::Rows256,
             _ => Tile::Rows128,
         }
+    }
+
+    /// Whether blocks whose weights stay are done before them, where they fit.
+    pub(super) fn weights_stay(
+        rows: usize,
+        packed_blocks: usize,
+        multiprocessors: u32,
+        product: Product,
+    ) -> bool {
+        Self::work(rows, packed_blocks, multiprocessors) >= product.least_work()
+            && Self::rounds_pay(rows, packed_blocks, multiprocessors, product)
     }
 
     /// Blocks of 256 rows beside each other, and how many share the rows: one a multiprocessor, no more than have rows.
@@ -155,6 +169,14 @@ impl Product {
         match self {
             Product::Mma => 256,
             Product::Wgmma => 512,
+        }
+    }
+
+    /// From what work on weights stay, see [`Tile::weights_stay`]: modelled, not measured.
+    fn least_work(self) -> usize {
+        match self {
+            Product::Mma => WIDE,
+            Product::Wgmma => 17,
         }
     }
 
@@ -380,21 +402,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tiles_grow_with_the_rows() {
+        // H = 256 on an H200.
+        for (rows, tile) in
+            [(512, Tile::Rows32), (1056, Tile::Rows64), (3000, Tile::Rows64), (3300, Tile::Rows128)]
+        {
+            assert_eq!(Tile::choose(rows, 16, 132), tile, "{rows} rows");
+        }
+    }
+
+    #[test]
     fn weights_stay_where_rounds_pay() {
         // H = 256 on an H200: a round is 16 tiles of 256 rows, a wave 33 of 128. By mma.sync, then by wgmma.
-        for (rows, tiles) in [
-            (512, [Tile::Rows32; 2]),
-            (3000, [Tile::Rows64; 2]),
-            (3300, [Tile::Rows256; 2]),
-            (4096, [Tile::Rows256; 2]),
-            (4097, [Tile::Rows128; 2]),
-            (4224, [Tile::Rows128; 2]),
-            (4225, [Tile::Rows256; 2]),
-            (8200, [Tile::Rows128, Tile::Rows256]),
-            (16384, [Tile::Rows256; 2]),
+        for (rows, stay) in [
+            (512, [false, false]),
+            (2112, [false, false]),
+            (2300, [false, true]),
+            (3000, [false, true]),
+            (3300, [true, true]),
+            (4096, [true, true]),
+            (4097, [false, false]),
+            (4224, [false, false]),
+            (4225, [true, true]),
+            (8200, [false, true]),
+            (16384, [true, true]),
         ] {
-            let found = [Product::Mma, Product::Wgmma].map(|product| Tile::choose(rows, 16, 132, product));
-            assert_eq!(found, tiles, "{rows} rows");
+            let found = [Product::Mma, Product::Wgmma].map(|by| Tile::weights_stay(rows, 16, 132, by));
+            assert_eq!(found, stay, "{rows} rows");
         }
         assert_eq!(Tile::grid_of_stationary(16384, 16, 132), [8, 16]);
         assert_eq!(Tile::grid_of_stationary(300, 80, 132), [40, 2]);

@@ -395,12 +395,13 @@ impl Cuda {
 
     fn tile(&self, packed_blocks: usize, rows: usize) -> Tile {
         let multiprocessors = self.device().multiprocessors;
-        self.tile.unwrap_or_else(|| Tile::choose(rows, packed_blocks, multiprocessors, self.product()))
+        self.tile.unwrap_or_else(|| Tile::choose(rows, packed_blocks, multiprocessors))
     }
 
     /// Whether so many rows go to blocks whose weights stay, given the shared memory of such a block.
     fn keeps_weights(&self, packed_blocks: usize, rows: usize, shared: usize) -> bool {
-        self.tile(packed_blocks, rows) == Tile::Rows256 && shared <= self.kernels().most_shared
+        let stay = || Tile::weights_stay(rows, packed_blocks, self.device().multiprocessors, self.product());
+        self.tile.map_or_else(stay, |tile| tile == Tile::Rows256) && shared <= self.kernels().most_shared
     }
 
     /// Launches a kernel whose weights stay, one block a multiprocessor, the rows shared among those of the same
