@@ -71,25 +71,35 @@ impl Bench {
         Ok(best)
     }
 
-    /// FLOP a second, and clocks of an SM for one HMMA.16816.
-    fn hmma(&self) -> Result<[f64; 2], Box<dyn Error>> {
-        let kernel = self.kernel("hmma")?;
-        let blocks = 2 * self.sms; // 16 warps an SM
-        let mut sums = self.stream.clone_htod(&vec![f32::NAN; (blocks * THREADS) as usize])?;
-        let mut clocks = self.stream.alloc_zeros::<u64>(blocks as usize)?;
+    /// Seconds of a kernel that multiplies so many rounds, and clocks of its slowest block.
+    fn products(
+        &self,
+        kernel: &CudaFunction,
+        shape: LaunchConfig,
+        rounds: u32,
+    ) -> Result<[f64; 2], Box<dyn Error>> {
+        let blocks = shape.grid_dim.0 as usize;
+        let mut sums = self.stream.clone_htod(&vec![f32::NAN; blocks * shape.block_dim.0 as usize])?;
+        let mut clocks = self.stream.alloc_zeros::<u64>(blocks)?;
         let seconds = self.seconds(|| {
-            let mut launch = self.stream.launch_builder(&kernel);
-            launch.arg(&mut sums).arg(&mut clocks).arg(&self.amounts.hmma_rounds);
-            // SAFETY: a sum a thread and a count a block, as the kernel writes them.
-            unsafe { launch.launch(shape(blocks)) }?;
+            let mut launch = self.stream.launch_builder(kernel);
+            launch.arg(&mut sums).arg(&mut clocks).arg(&rounds);
+            // SAFETY: a sum a thread and a count a block, as the kernels write them.
+            unsafe { launch.launch(shape) }?;
             Ok(())
         })?;
         if self.stream.clone_dtoh(&sums)?.iter().any(|sum| !(sum.is_finite() && *sum != 0.0)) {
-            return Err("the products of hmma did not arrive".into());
+            return Err("the products of matrices did not arrive".into());
         }
-        let warps = u64::from(blocks * THREADS / 32);
-        let products = warps * CHAINS * u64::from(self.amounts.hmma_rounds);
-        let clocks = slowest(&self.stream.clone_dtoh(&clocks)?);
+        Ok([seconds, slowest(&self.stream.clone_dtoh(&clocks)?)])
+    }
+
+    /// FLOP a second, and clocks of an SM for one HMMA.16816.
+    fn hmma(&self) -> Result<[f64; 2], Box<dyn Error>> {
+        let (shape, rounds) = (shape(2 * self.sms), self.amounts.hmma_rounds); // 16 warps an SM
+        let [seconds, clocks] = self.products(&self.kernel("hmma")?, shape, rounds)?;
+        let warps = u64::from(shape.grid_dim.0 * THREADS / 32);
+        let products = warps * CHAINS * u64::from(rounds);
         Ok([(products * FLOP) as f64 / seconds, clocks / (products / u64::from(self.sms)) as f64])
     }
 
@@ -100,20 +110,7 @@ impl Bench {
         let rounds = self.amounts.wgmma_rounds;
         let clocks_of_a_round = |on_an_sm: u32| -> Result<f64, Box<dyn Error>> {
             let shape = LaunchConfig { block_dim: (128, 1, 1), ..shape(on_an_sm * self.sms) };
-            let blocks = shape.grid_dim.0 as usize;
-            let mut sums = self.stream.clone_htod(&vec![f32::NAN; blocks * 128])?;
-            let mut clocks = self.stream.alloc_zeros::<u64>(blocks)?;
-            self.seconds(|| {
-                let mut launch = self.stream.launch_builder(&kernel);
-                launch.arg(&mut sums).arg(&mut clocks).arg(&rounds);
-                // SAFETY: a sum a thread and a count a block, as the kernel writes them.
-                unsafe { launch.launch(shape) }?;
-                Ok(())
-            })?;
-            if self.stream.clone_dtoh(&sums)?.iter().any(|sum| !(sum.is_finite() && *sum != 0.0)) {
-                return Err("the products of wgmma did not arrive".into());
-            }
-            Ok(slowest(&self.stream.clone_dtoh(&clocks)?) / f64::from(rounds))
+            Ok(self.products(&kernel, shape, rounds)?[1] / f64::from(rounds))
         };
         let product = clocks_of_a_round(4)? / (4 * OF_A_ROUND) as f64;
         Ok([product, clocks_of_a_round(1)? - OF_A_ROUND as f64 * product])
@@ -213,12 +210,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         amounts: if is_virtual { VIRTUAL } else { ON_A_CARD },
     };
     let ([flops, hmma_clocks], [bytes, l2_bytes]) = (bench.hmma()?, bench.l2()?);
-    let of = |attribute| context.attribute(attribute);
-    let capability = (
-        of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-        of(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-    );
-    let wgmma = if capability == (9, 0) { Some(bench.wgmma()?) } else { None };
+    let wgmma = if context.compute_capability()? == (9, 0) { Some(bench.wgmma()?) } else { None };
     let (barrier, [stream_gap, graph_gap]) = (bench.barrier()?, bench.gap()?);
 
     println!("| constant ({name}, {sms} SMs) | measured | H200, 2026-11-26 |\n|---|---|---|");
