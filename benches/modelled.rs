@@ -101,8 +101,8 @@ fn report(what: &str, flop: f64, launches: &[Launched], registers: &BTreeMap<Str
 }
 
 /// How much of the ceiling a launch reaches if what nobody measured of `wgmma` is otherwise, the share of the data sheet's rate and
-/// the clocks of a wait; if L2 gives a tenth less; and if c comes in two waits for memory a tile, as ptxas may have it where it
-/// has no register for all.
+/// the clocks of a wait; if L2 gives a tenth less; and if c comes in two waits for memory a tile, as ptxas has it for merges, for
+/// want of registers: the model sees the PTX, where it is one.
 fn by_unmeasured(flop: f64, launch: &Launched, registers: u32, tiles: usize) -> Result<()> {
     let share = |card: Card, launch: &Launched| -> Result<f64> {
         let modelled = card.model(launch, registers).ok_or("it does not fit")?;

@@ -29,7 +29,7 @@ fn a_wide_merge_keeps_its_share_of_the_ceiling() {
         return;
     }
     if device.backend(Storage::Bf16).device().chip != 90 {
-        println!("left out: the weights do not fit a block of this chip");
+        println!("left out: what is modelled is an sm_90");
         return;
     }
     let config = Config::new(2, H, 1);

@@ -12,7 +12,18 @@ use crate::common::{
     Batch, Runner, assert_same_bits, kept, lengths, narrow, normals, parameters, random, schedule,
 };
 
-/// An LSTM whose weights fit a block of any chip, and RNN's: two stages of `k` a unary layer, three, and many. Then, where it
+/// The device; none, and a word, where a block has too little shared memory for weights that stay.
+fn device() -> Option<Device> {
+    let device = Device::take();
+    let chip = device.backend(Storage::Bf16).device().chip;
+    if matches!(chip, 86..=89 | 120..=129) {
+        println!("left out: a block of sm_{chip} has 99 KiB");
+        return None;
+    }
+    Some(device)
+}
+
+/// An LSTM whose weights fit a block of any chip with more than 99 KiB, and RNN's: two stages of `k` a unary layer, three, and many. Then, where it
 /// fits, an LSTM that fills the shared memory of a block to the last byte, with two unary layers.
 fn models(random: &mut Random, device: &Device) -> Vec<(Config, Vec<f32>)> {
     let mut sizes = vec![(Cell::Lstm, 128, 1), (Cell::Rnn, 192, 0), (Cell::Rnn, 500, 1)];
@@ -26,6 +37,9 @@ fn models(random: &mut Random, device: &Device) -> Vec<(Config, Vec<f32>)> {
     };
     sizes.into_iter().map(model).collect()
 }
+
+/// Virtual multiprocessors that are few enough for several tiles of the largest model.
+const FEW: u32 = 32;
 
 /// How kernels whose weights stay multiply, as their names end.
 const MMA: &str = "256";
@@ -78,7 +92,7 @@ fn assert_stationary(device: &Device, config: &Config, product: Option<&str>) {
 #[test]
 fn it_has_the_bits_of_other_tiles() {
     let mut random = random(1100);
-    let device = Device::take();
+    let Some(device) = device() else { return };
     for storage in [Storage::Bf16, Storage::F16] {
         let (tiles, stationary) =
             (device.tiled(storage, 128).expect("the tile"), Stationary::all(&device, storage));
@@ -88,9 +102,11 @@ fn it_has_the_bits_of_other_tiles() {
             }
             let passing = Runner::new(&tiles, config, flat);
             let mut shapes = vec![(vec![3; 90], Outputs::All), (lengths(&mut random, 40, 6), Outputs::Last)];
-            // Several tiles a team; two suffice where they cost most, and in the other storage.
-            if (storage == Storage::Bf16) == (round % 2 == 0) {
-                shapes.push((vec![2; rows_of_tiles(&tiles, config, 1 + round / 2)], Outputs::Last));
+            // Several tiles a team, where that costs little: three of the model with fewest blocks that share rows, two of others,
+            // and of the largest where there are few multiprocessors, as in scripts/test.
+            let few = !device.is_virtual() || tiles.device().multiprocessors <= FEW;
+            if (storage == Storage::Bf16) == (round % 2 == 0) || round == 3 && few {
+                shapes.push((vec![2; rows_of_tiles(&tiles, config, 1 + round % 3 / 2)], Outputs::Last));
             }
             for (lengths, outputs) in shapes {
                 let batch = Batch::tokens(&mut random, &lengths, config.input);
@@ -113,7 +129,7 @@ fn it_has_the_bits_of_other_tiles() {
 #[test]
 fn training_has_the_bits_of_other_tiles() {
     let mut random = random(1110);
-    let device = Device::take();
+    let Some(device) = device() else { return };
     let tiles = device.tiled(Storage::Bf16, 128).expect("the tile");
     let stationary = Stationary::all(&device, Storage::Bf16);
     for (round, (config, flat)) in models(&mut random, &device).iter().enumerate() {
@@ -142,7 +158,7 @@ fn training_has_the_bits_of_other_tiles() {
 #[test]
 fn ten_orders_of_warps_give_the_same_bits() {
     let mut random = random(1120);
-    let device = Device::take();
+    let Some(device) = device() else { return };
     if !device.is_virtual() {
         return;
     }
@@ -170,7 +186,7 @@ fn ten_orders_of_warps_give_the_same_bits() {
 #[test]
 fn without_wgmma_it_stays() {
     let mut random = random(1150);
-    let device = Device::take();
+    let Some(device) = device() else { return };
     let (config, flat) = &models(&mut random, &device)[1];
     let cuda = device.tiled(Storage::Bf16, 256).expect("the tile").without_wgmma();
     let cuda = cuda.with_dtype(Dtype::F16).expect("kernels");
@@ -184,7 +200,7 @@ fn without_wgmma_it_stays() {
 #[test]
 fn wide_steps_take_it_where_it_fits() {
     let mut random = random(1130);
-    let device = Device::take();
+    let Some(device) = device() else { return };
     let cuda = device.backend(Storage::Bf16).with_whole_tree(false);
     let product = if cuda.device().chip == 90 { WGMMA } else { MMA };
     for (hidden, cell, rows, stationary) in [
@@ -228,7 +244,7 @@ fn bytes(launch: &Launched, config: &Config, rows: usize, inputs: usize, by_wgmm
 #[test]
 fn it_does_no_more_than_it_must() {
     let mut random = random(1140);
-    let device = Device::take();
+    let Some(device) = device() else { return };
     if !device.is_virtual() {
         return;
     }
